@@ -1,8 +1,9 @@
 """ShuffleNet with two groups in its form for 32x32 images: a 1x1 stem that keeps the size, three stages that halve it.
 
 Source: Zhang et al., "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices", CVPR 2018,
-Figure 2 and Table 1 (g = 2). It differs from Table 1 where the published checkpoints do: the stem, and a bottleneck
-of a quarter of the channels that the convolutions of a block put out, which for a block of stride 2 leaves out the shortcut's.
+Figure 2 and Table 1 (g = 2). It differs from the paper where the published checkpoints do: the stem, a ReLU after the
+depthwise convolution too, and a bottleneck of a quarter of the channels that the convolutions put out, so that in a block
+of stride 2 the channels of the shortcut do not count.
 """
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,10 @@ STAGES = ((200, 4), (400, 8), (800, 4))  # output channels, number of blocks
 
 
 def shuffle_channels(x: Tensor, groups: int) -> Tensor:
-    """Channel i of group g becomes channel i * groups + g: [N, C, H, W] -> the same shape, in channels_last layout."""
+    """Channel i of group g becomes channel i * groups + g: [N, C, H, W] -> the same shape, in channels_last layout.
+
+    torch's channel_shuffle leaves that layout when it computes gradients, and every convolution after it would convert.
+    """
     x = x.permute(0, 2, 3, 1).unflatten(3, (groups, -1))  # [N, H, W, groups, C / groups]
     return x.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
 
@@ -40,13 +44,13 @@ class Block(nn.Module):
         self.bn3 = nn.BatchNorm2d(convolved)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu_(self.bn1(self.conv1(x)))
         out = shuffle_channels(out, self.groups)
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = F.relu_(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         if self.stride == 1:
-            return F.relu(out + x)
-        return F.relu(torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1))
+            return F.relu_(out + x)
+        return F.relu_(torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1))
 
 
 def stage(in_channels: int, out_channels: int, n_blocks: int) -> nn.Sequential:
@@ -69,6 +73,6 @@ class ShuffleNetG2(nn.Module):
         self.linear = nn.Linear(width3, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn1(self.conv1(x)))
         features = self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
         return self.linear(features), features

@@ -1,0 +1,218 @@
+"""What to annotate: the selection strategies, and the entry that writes selected.csv for an annotator.
+
+    python selection.py --dataset cifar10 --model2test_arch MobileNet --solution hybrid --p_budget 1 --auto_tao
+    python selection.py --dataset cifar10 --solution gini --p_budget 0.5
+
+A strategy is a function of the evidence on N unlabelled images and a budget, and returns the indices of min(budget, N)
+of them in the order of choice. Ties break by index.
+"""
+import math
+import sys
+from typing import Callable, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clustering import NOISE, Regions
+from errors import report
+from oracle import UNKNOWN
+from randomness import generator, key
+from uncertainty import entropy as entropy_of
+
+
+class Evidence(Protocol):
+    """What strategies read; each is computed when first asked for."""
+    n: int
+    seed: int
+    probs: Tensor  # float64 [N, C], softmax of the model under repair
+    features: Tensor  # float32 [N, D], input of its last linear layer
+    variance: Tensor  # float64 [N], over augmented views
+
+
+def first(scores: Tensor, budget: int, largest: bool = False) -> np.ndarray:
+    """Indices of the `budget` smallest (or largest) scores [N], best first."""
+    return scores.argsort(descending=largest, stable=True)[:budget].cpu().numpy()
+
+
+def random(evidence: Evidence, budget: int) -> np.ndarray:
+    """Uniform without replacement."""
+    return generator(key(evidence.seed, "random selection")).permutation(evidence.n)[:budget]
+
+
+def gini(evidence: Evidence, budget: int) -> np.ndarray:
+    """Smallest sum of squared probabilities. Source: Feng et al., "DeepGini", ISSTA 2020."""
+    return first(evidence.probs.square().sum(1), budget)
+
+
+def entropy(evidence: Evidence, budget: int) -> np.ndarray:
+    """Largest predictive entropy. Source: Settles, "Active learning literature survey", 2009."""
+    return first(entropy_of(evidence.probs), budget, largest=True)
+
+
+def margin(evidence: Evidence, budget: int) -> np.ndarray:
+    """Smallest difference between the two largest probabilities. Source: Scheffer et al., IDA 2001."""
+    two = evidence.probs.topk(2, dim=1).values
+    return first(two[:, 0] - two[:, 1], budget)
+
+
+def mcp(evidence: Evidence, budget: int) -> np.ndarray:
+    """Multiple-boundary clustering and prioritisation: the images nearest to each boundary between two classes.
+
+    Bins by (first, second) class take turns, each giving its largest p_second / p_first; a last round that cannot serve
+    every bin serves those with the largest ratios. Source: Shen et al., "MCP", ASE 2020.
+    """
+    two = evidence.probs.sort(dim=1, descending=True, stable=True)
+    ratio = two.values[:, 1] / two.values[:, 0]
+    bin_of = two.indices[:, 0] * evidence.probs.shape[1] + two.indices[:, 1]
+    order = ratio.argsort(descending=True, stable=True)
+    by_bin = order[bin_of[order].argsort(stable=True)]
+    size = bin_of.bincount()
+    turn = torch.arange(evidence.n, device=size.device) - (size.cumsum(0) - size)[bin_of[by_bin]]
+    round_of = torch.empty_like(turn).scatter_(0, by_bin, turn)
+    return order[round_of[order].argsort(stable=True)][:budget].cpu().numpy()
+
+
+def variance(evidence: Evidence, budget: int) -> np.ndarray:
+    """Largest variance of the prediction over augmented views. Source: Gao et al., "Consistency-based SSAL", ECCV 2020."""
+    return first(evidence.variance, budget, largest=True)
+
+
+def coreset(evidence: Evidence, budget: int) -> np.ndarray:
+    """k-center greedy on the features: always the image farthest from those chosen; the first is image 0.
+
+    Keeps the running minimum on the device; where only copies of chosen images are left, the lowest index not yet chosen
+    follows. Source: Sener and Savarese, "Active learning for CNNs: a core-set approach", ICLR 2018.
+    """
+    points = evidence.features
+    budget = min(budget, evidence.n)
+    chosen = torch.zeros(budget, dtype=torch.int64, device=points.device)
+    norm = points.square().sum(1)
+    distance = torch.full_like(norm, math.inf)
+    for step in range(1, budget):
+        last = chosen[step - 1]
+        to_last = (norm - 2 * (points @ points[last]) + norm[last]).clamp_(min=0)
+        distance = torch.minimum(distance, to_last).index_fill_(0, last, -1)  # chosen ones never again
+        chosen[step] = distance.argmax()
+    return chosen.cpu().numpy()
+
+
+def gradient_distance(a: Tensor, h: Tensor, norm: Tensor, j: Tensor | int) -> Tensor:
+    """Squared distances [N] of gradient embeddings a (x) h to the j-th, from a [N, C], h [N, D] and norm = |a|^2 |h|^2."""
+    return (norm + norm[j] - 2 * (a @ a[j]) * (h @ h[j])).clamp_(min=0)
+
+
+def badge(evidence: Evidence, budget: int) -> np.ndarray:
+    """k-means++ on the gradient embeddings (onehot(argmax p) - p) (x) features, never formed: N x (C + D) numbers do.
+
+    The first pick has the largest norm, the next are drawn with probability proportional to the squared distance to the
+    nearest pick. Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020.
+    """
+    h, probs = evidence.features.double(), evidence.probs
+    a = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]) - probs
+    draws = generator(key(evidence.seed, "badge")).random(evidence.n)
+    return spread(a, h, budget, draws)
+
+
+def spread(a: Tensor, h: Tensor, budget: int, draws: np.ndarray) -> np.ndarray:
+    """k-means++ picks on a (x) h with the uniform numbers `draws`; the lowest free index where all distances are 0."""
+    norm = a.square().sum(1) * h.square().sum(1)
+    budget = min(budget, len(norm))
+    free = torch.ones(len(norm), dtype=torch.bool, device=norm.device)
+    chosen = [int(norm.argmax())] if budget else []
+    distance = torch.full_like(norm, math.inf)
+    for u in draws[:max(budget - 1, 0)]:
+        free[chosen[-1]] = False
+        distance = torch.minimum(distance, gradient_distance(a, h, norm, chosen[-1])) * free
+        reach = distance.cumsum(0)
+        place = int(torch.searchsorted(reach, u * reach[-1], right=True)) if reach[-1] > 0 else 0
+        chosen.append(place if place < len(norm) and free[place] and reach[-1] > 0 else int(free.to(torch.int8).argmax()))
+    return np.array(chosen, dtype=np.int64)
+
+
+class Selection(NamedTuple):
+    """Which pool images are annotated, and who takes their labels."""
+    annotated: np.ndarray  # int64 [B], in order of choice
+    region: np.ndarray  # int64 [B]: the region each stands for, NOISE where it stands for itself
+    source: np.ndarray  # int64 [N]: the annotated image whose label each pool image takes, UNKNOWN for none
+    regions: Regions | None = None
+
+    def labels(self, answers: np.ndarray) -> np.ndarray:
+        """Annotated and propagated labels int64 [N] from the annotator's answers int64 [B]; UNKNOWN elsewhere."""
+        answer_of = np.full(len(self.source), UNKNOWN)
+        answer_of[self.annotated] = answers
+        return np.where(self.source == UNKNOWN, UNKNOWN, answer_of[self.source])
+
+
+def one_by_one(annotated: np.ndarray, n: int) -> Selection:
+    """A selection without propagation: each annotated image keeps its own label."""
+    source = np.full(n, UNKNOWN)
+    source[annotated] = annotated
+    return Selection(annotated, np.full(len(annotated), NOISE), source)
+
+
+def by_region(regions: Regions, unsmoothness: Tensor, budget: int, seed: int) -> Selection:
+    """HybridRepair: regions by the sum of their members' unsmoothness [N], largest first; each gives its representative.
+
+    A budget beyond the number of regions takes the other clustered images, most unsmooth first, and at last noise images
+    at random; all of those stand for themselves.
+    """
+    label, representative = (x.cpu().numpy() for x in regions)
+    score = unsmoothness.cpu().numpy()
+    n = len(label)
+    clustered = label != NOISE
+    total = np.bincount(label[clustered], weights=score[clustered], minlength=len(representative))
+    ranked = np.argsort(-total, kind="stable")[:budget]
+    stand_in = np.full(len(representative) + 1, UNKNOWN)  # the last entry is that of NOISE = -1
+    stand_in[ranked] = representative[ranked]
+    source = stand_in[label]
+    taken = np.isin(np.arange(n), representative[ranked])
+    others = np.flatnonzero(clustered & ~taken)
+    others = others[np.argsort(-score[others], kind="stable")]
+    noise = generator(key(seed, "noise selection")).permutation(np.flatnonzero(~clustered))
+    alone = np.concatenate([others, noise])[:max(budget - len(ranked), 0)]
+    source[alone] = alone
+    region = np.concatenate([ranked, np.full(len(alone), NOISE)])
+    return Selection(np.concatenate([representative[ranked], alone]), region, source, regions)
+
+
+class Solution(NamedTuple):
+    """One way of repair: how it selects, and which unlabelled images it trains on."""
+    strategy: Callable[[Evidence, int], np.ndarray] | None  # None: by region
+    unlabelled: str = "none"  # none | rest: all but the annotated | all | trusted: by unsmoothness
+
+
+SOLUTIONS = {
+    "random": Solution(random),
+    "gini": Solution(gini),
+    "entropy": Solution(entropy),
+    "margin": Solution(margin),
+    "mcp": Solution(mcp),
+    "coreset": Solution(coreset),
+    "badge": Solution(badge),
+    "SSLRandom": Solution(random, "rest"),
+    "SSLConsistency": Solution(variance, "rest"),
+    "SSLConsistency-Imp": Solution(variance, "all"),
+    "hybrid": Solution(None, "trusted"),
+}
+PUBLISHED_NAMES = {"TTA": "hybrid"}
+
+
+def select(scenario, solution: str, budget: int) -> Selection:
+    """Apply a solution to a scenario's pool."""
+    strategy = SOLUTIONS[solution].strategy
+    if strategy is None:
+        return by_region(scenario.regions, scenario.unsmoothness, budget, scenario.seed)
+    return one_by_one(strategy(scenario, budget), scenario.n)
+
+
+def parse_args(argv: list[str] | None = None):
+    import scenario
+    parser = scenario.parser(__doc__)
+    parser.add_argument("--retrain", action="store_true", help="published flag; repair.py does this now")
+    return parser.parse_args(argv)
+
+
+def main(args) -> None:
+    import report as report_module
+    import scenario
