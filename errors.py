@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and how an entry script reports them: one sentence, exit status 2."""
+"""Errors that a user can cause, and how an entry script ends on them: one sentence, exit status 2."""
 import sys
 
 
@@ -6,12 +6,16 @@ class UserError(Exception):
     """Bad input. The message is one sentence: the thing, what is wrong with it, what to do."""
 
 
-def report(main, *args) -> None:
-    """Run `main(*args)`; on a UserError print its sentence to stderr and exit with status 2."""
+def run(main, *args) -> None:
+    """Run `main(*args)`; on a UserError, or a file that cannot be used, print one sentence to stderr and exit with status 2."""
     try:
         main(*args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
+              "and the room on the disk", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

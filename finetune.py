@@ -5,7 +5,7 @@ Sources: HybridRepair (Li, Chen, Xu, ISSTA 2022); Berthelot et al., "MixMatch", 
 import math
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Iterator
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augment import Normalise, flip_and_crop, views_of
+from data import Dataset
 from errors import UserError
 from oracle import UNKNOWN
 from randomness import generator, key
@@ -25,7 +26,6 @@ TEMPERATURE = 0.5
 MIXUP_ALPHA = 0.75
 
 
-
 @dataclass
 class Recipe:
     """How to fine-tune: the settings of the optimiser and of the two passes."""
@@ -34,7 +34,7 @@ class Recipe:
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
-    batch_size: int = 256  # images per forward pass of evaluation; does not change the result
+    batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
 
 
 @dataclass
@@ -43,9 +43,10 @@ class Labelled:
     images: Tensor
     labels: Tensor
 
-
-def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
+    @classmethod
+    def of(cls, dataset: Dataset, index: np.ndarray, device: torch.device) -> "Labelled":
+        """The images of a dataset at int64 index [N]."""
+        return cls(torch.from_numpy(dataset.images[index]).to(device), torch.from_numpy(dataset.labels[index]).to(device))
 
 
 def batches(order: Tensor, size: int = BATCH) -> list[Tensor]:
@@ -84,7 +85,7 @@ def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_siz
 
 
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
-                    chosen: Labelled, smoothing: float, seed: int, epoch: int) -> tuple[Tensor, int]:
+                    chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH) -> tuple[Tensor, int]:
     """One shuffled epoch over replayed train images (flip and crop) and annotated images (as they are).
 
     replay int64 indexes train. Returns the mean loss (a tensor, so that nothing waits for it) and the number of images.
@@ -96,7 +97,7 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     order = torch.from_numpy(generator(key(seed, "supervised order", epoch)).permutation(len(labels))).to(labels.device)
     transform = key(seed, "train transform", epoch)
     total = torch.zeros((), device=labels.device)
-    for batch in progress(batches(order), f"epoch {epoch} supervised"):
+    for batch in progress(batches(order, size), f"epoch {epoch} supervised"):
         inputs = flip_and_crop(images[batch], transform, number[batch], where=number[batch] >= 0)
         loss = smoothed_loss(model(normalise(inputs))[0], labels[batch], smoothing)
         optimizer.zero_grad()
@@ -177,9 +178,8 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
 
 @dataclass
 class Unlabelled:
-    """The part of the pool that SSL trains on: sampling weights float64 [N], which `update` renews after each epoch."""
+    """The part of the pool that SSL trains on: sampling weights float64 [N], which may be replaced between epochs."""
     weights: np.ndarray
-    update: Callable[[nn.Module, int], np.ndarray] | None = None
 
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
@@ -190,7 +190,7 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N].
     UserError when the loss is no longer finite.
     """
-    optimizer = optimiser(model, recipe)
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()
         replay = replay_of(model, normalise, train, recipe.batch_size)
@@ -207,5 +207,3 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
         if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):
             raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")
         yield {"epoch": epoch, "loss": loss, "ssl_loss": ssl, "images": images, "seconds": time.perf_counter() - start}
-        if unlabelled is not None and unlabelled.update is not None:
-            unlabelled.weights = unlabelled.update(model, epoch)

@@ -19,9 +19,13 @@ def progress(steps, title: str):
 
 @torch.inference_mode()
 def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, C] and features float32 [N, D] of uint8 images [N, H, W, C], in eval mode."""
+    """Logits float32 [N, C] and features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
+
+    A batch of one image is computed as two: libraries take another path for it, with other last bits.
+    """
     model.eval()
-    outputs = [model(normalise(batch)) for batch in progress(images.split(batch_size), "predict")]
+    outputs = [[part[:len(batch)] for part in model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))]
+               for batch in progress(images.split(batch_size), "predict")]
     logits, features = (torch.cat(parts).float() for parts in zip(*outputs))
     return logits, features
 

@@ -1,0 +1,73 @@
+"""Command lines: a parser that reports a mistake in one sentence, and what flags about the machine mean."""
+import argparse
+import ctypes
+import math
+from typing import NoReturn
+
+import torch
+
+from errors import UserError
+
+SEED = 10
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the line breaks of the description, and adds defaults to the help texts."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the commands of a module docstring as its description, and mistakes in one sentence, exit status 2."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see python {self.prog} --help\n")
+
+
+def number(kind: type, least: float, most: float = math.inf, above: bool = False):
+    """An argparse type: a finite number of `kind` from `least` (or above it) to `most`."""
+    def parse(text: str):
+        value = kind(text)
+        if not (math.isfinite(value) and (value > least if above else value >= least) and value <= most):
+            limit = f"above {least}" if above else f"{least} or more"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: give a number {limit}"
+                                             + (f" and at most {most}" if most < math.inf else ""))
+        return value
+    parse.__name__ = {int: "whole number", float: "number"}[kind]  # argparse puts it into "invalid ... value"
+    return parse
+
+
+def add_machine(parser: Parser) -> None:
+    """Flags about the machine: none of them changes what is computed."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME",
+                       help="torch device that holds the images and computes")
+    group.add_argument("--num_workers", type=number(int, 0), default=0,
+                       help="accepted for published calls; images are augmented in batches on the device, without workers")
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device called `name`, once it is known to work, and the process prepared for it. UserError if not."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"device {name} cannot be used ({reason}); give --device cpu, or another one") from error
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step, which otherwise spends its time on page faults.
+
+    A synthetic SSL step took half the time with it. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+    mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: nothing goes back
