@@ -1,0 +1,194 @@
+"""Train the MoCo v3 feature extractor of a dataset, without labels, on its train part and pool.
+
+    python pretrain_moco.py --dataset cifar10
+    python pretrain_moco.py --dataset cifar10 --arch resnet18 --mlp_dim 1024 --n_images 10000 --n_epochs 20
+
+The same command goes on where an interrupted one stopped, and gives what it would have given. The result is
+check_point/<dataset>/ckpt_pretrained_mocov3/checkpoint.pth.tar, in the published layout. The accuracy printed on the way is
+that of a k-NN classifier among labelled train images, each left out in turn: no label is trained on.
+"""
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import checkpoint
+import data
+from arguments import SEED, Parser, add_machine, device_of, number
+from augment import Normalise
+from distortion import pair
+from errors import UserError, run
+from mymodels.moco import ARCHITECTURES, MoCo, published
+from randomness import generator, key
+from uncertainty import progress
+
+NAME = "checkpoint.pth.tar"
+NEIGHBOURS = 20
+KNN_IMAGES = 5000  # labelled train images, at most, among which neighbours are looked for
+KNN_BATCH = 256
+
+
+def parse_args(argv: list[str] | None = None):
+    parser = Parser(__doc__)
+    parser.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_root")
+    parser.add_argument("--data_root", default="dataset", help="folder of all datasets")
+    parser.add_argument("--save_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_pretrained_mocov3)")
+    parser.add_argument("--force", action="store_true", help="train anew, and replace a checkpoint or a training state")
+    group = parser.add_argument_group("network")
+    group.add_argument("--arch", choices=list(ARCHITECTURES), default="resnet50", help="architecture of the encoder")
+    group.add_argument("--small_stem", action="store_true",
+                       help="3x3 stem without max-pool: better features of images of 32 pixels, at some 13 times the work")
+    group.add_argument("--dim", type=number(int, 2), default=64, help="features per image")
+    group.add_argument("--mlp_dim", type=number(int, 2), default=4096, help="width of the projector and the predictor")
+    group = parser.add_argument_group("training")
+    group.add_argument("--n_epochs", type=number(int, 1), default=200, help="epochs")
+    group.add_argument("--n_images", type=number(int, 2), help="train on this many images, drawn once (default: all)")
+    group.add_argument("--batch_size", type=number(int, 2), default=256, help="images per step, of two views each")
+    group.add_argument("--lr", type=number(float, 0, above=True), default=0.1, metavar="LR",
+                       help="highest learning rate for batches of 256; in proportion for others")
+    group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="weight decay")
+    group.add_argument("--warmup_epochs", type=number(float, 0),
+                       help="epochs in which the learning rate rises, before it falls (default: a tenth, at most 10)")
+    group.add_argument("--momentum", type=number(float, 0, 1), default=0.99,
+                       help="of the momentum encoder at first; it rises to 1 as a cosine")
+    group.add_argument("--temperature", type=number(float, 0, above=True), default=1.0, metavar="T",
+                       help="temperature of the contrastive loss")
+    group.add_argument("--manualSeed", type=number(int, 0), default=SEED, help="seed of weights, order and views")
+    group = parser.add_argument_group("reports")
+    group.add_argument("--knn_every", type=number(int, 0), default=10,
+                       help="epochs between k-NN accuracies; 0: before and after training alone")
+    group.add_argument("--save_every", type=number(float, 0), default=60, help="seconds between writes of the training state")
+    add_machine(parser)
+    args = parser.parse_args(argv)
+    if args.warmup_epochs is None:
+        args.warmup_epochs = min(10, args.n_epochs / 10)
+    if args.warmup_epochs > args.n_epochs:
+        parser.error(f"--warmup_epochs {args.warmup_epochs:g} is more than --n_epochs {args.n_epochs}; give fewer")
+    return args
+
+
+def learning_rate(time: float, args) -> float:
+    """The learning rate at a time in epochs: it rises linearly, then falls to 0 as a cosine."""
+    highest = args.lr * args.batch_size / 256
+    if time < args.warmup_epochs:
+        return highest * time / args.warmup_epochs
+    return highest * 0.5 * (1 + math.cos(math.pi * (time - args.warmup_epochs) / (args.n_epochs - args.warmup_epochs)))
+
+
+def momentum(time: float, args) -> float:
+    """The momentum of the momentum encoder at a time in epochs: it rises to 1 as a cosine."""
+    return 1 - 0.5 * (1 + math.cos(math.pi * time / args.n_epochs)) * (1 - args.momentum)
+
+
+def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normalise, images: Tensor, epoch: int,
+                args) -> tuple[float, int]:
+    """One pass over uint8 images [N, H, W, C], in whole batches; `epoch` counts from 0. Returns mean loss, images seen."""
+    model.train()
+    order = generator(key(args.manualSeed, "moco order", epoch)).permutation(len(images))
+    steps = max(1, len(images) // args.batch_size)
+    batches = torch.from_numpy(order).to(images.device)[:steps * args.batch_size].split(args.batch_size)
+    views, losses = key(args.manualSeed, "moco views", epoch), []
+    for step, batch in enumerate(progress(batches, f"epoch {epoch + 1}")):
+        now = epoch + step / steps
+        optimizer.param_groups[0]["lr"] = learning_rate(now, args)
+        loss = model(*pair(images[batch], normalise, views, batch), momentum(now, args))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item(), sum(map(len, batches))
+
+
+@torch.inference_mode()
+def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tensor) -> float:
+    """Percentage of uint8 images [N, H, W, C] whose label int64 [N] is the most frequent among their nearest in features.
+
+    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts.
+    """
+    extractor = model.extractor().eval()
+    features = torch.cat([extractor(normalise(batch)) for batch in progress(images.split(KNN_BATCH), "features")])
+    likeness = (features @ features.T).fill_diagonal_(-2)
+    nearest = labels[likeness.topk(min(NEIGHBOURS, len(labels) - 1), dim=1).indices]
+    votes = torch.zeros(len(labels), int(labels.max()) + 1, device=labels.device)
+    votes.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=votes.dtype))
+    return 100 * (votes.argmax(1) == labels).double().mean().item()
+
+
+def state_in(path: Path, settings: dict) -> dict | None:
+    """The content of `path`, None where it is missing. UserError if it was made with other settings."""
+    if not path.exists():
+        return None
+    state = checkpoint.load(path)
+    found = state.get("settings") or {}
+    if found != settings:
+        differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
+                           if name in found and found[name] != value)
+        raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another "
+                        "--save_path, or replace it by --force")
+    return state
+
+
+def main(args) -> None:
+    device = device_of(args.device)
+    dataset = data.load(args.dataset, args.data_root)
+    path = Path(args.save_path or f"check_point/{args.dataset}/ckpt_pretrained_mocov3") / NAME
+    partial = path.with_name(NAME.replace(".", ".partial.", 1))
+    index = np.concatenate([dataset.split[part] for part in ("train", "pool")])
+    if args.n_images and args.n_images < len(index):
+        index = np.sort(generator(key(args.manualSeed, "moco images")).choice(index, args.n_images, replace=False))
+    if len(index) < 2:
+        raise UserError(f"dataset {args.dataset} has {len(index)} images in its train part and pool; give 2 or more")
+    names = ("dataset", "arch", "small_stem", "dim", "mlp_dim", "n_epochs", "batch_size", "lr", "weight_decay", "warmup_epochs",
+             "momentum", "temperature")
+    images = dataset.images[index]
+    settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
+                "images": checkpoint.digest(images.tobytes())}
+    if not args.force and state_in(path, settings):
+        print(f"{path} is there already, made with the same settings: nothing to do")
+        return
+
+    normalise = Normalise(dataset.mean, dataset.std, device)
+    images = torch.from_numpy(images).to(device)
+    labelled = dataset.split["train"][:KNN_IMAGES]
+    known = [torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels)]
+    torch.manual_seed(args.manualSeed)
+    model = MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3])
+    model.to(device, memory_format=torch.channels_last)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
+    print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
+    state = None if args.force else state_in(partial, settings)
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"going on after epoch {state['epoch']}, from {partial}")
+    else:
+        state = {"settings": settings, "epoch": 0, "knn": {0: knn_accuracy(model, normalise, *known)}}
+        print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
+
+    saved = time.perf_counter()
+    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
+        start = time.perf_counter()
+        loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}, and --force")
+        line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
+                f"{n / (time.perf_counter() - start):.0f} images/s")
+        if epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0:
+            state["knn"][epoch] = knn_accuracy(model, normalise, *known)
+            line += f"  k-NN acc {state['knn'][epoch]:.2f}"
+        print(line, flush=True)
+        state["epoch"] = epoch
+        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
+            checkpoint.save(partial, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            saved = time.perf_counter()
+    checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
+    partial.unlink(missing_ok=True)
+    print(f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; saved {path}")
+
+
+if __name__ == "__main__":
+    run(main, parse_args())
