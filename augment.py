@@ -37,8 +37,8 @@ class Normalise:
         return ((levels - self.mean.view(shape)) / self.std.view(shape)).contiguous(memory_format=torch.channels_last)
 
 
-def flip_and_crop(images: Tensor, key: int, index: Tensor, padding: int = 4, where: Tensor | None = None) -> Tensor:
-    """Horizontal flip with probability 1/2, then a random crop of the image padded with black.
+def flip_and_crop(images: Tensor, key: int, index: Tensor, where: Tensor | None = None) -> Tensor:
+    """Horizontal flip with probability 1/2, then a random crop of the image padded with black: 4 pixels at 32, in proportion.
 
     images uint8 [N, H, W, C]; index int64 [N] numbers the images for the draw; where bool [N] leaves the others as they
     are. Returns uint8 [N, H, W, C].
@@ -47,6 +47,7 @@ def flip_and_crop(images: Tensor, key: int, index: Tensor, padding: int = 4, whe
     device = images.device
     draw = uniform(key, index[:, None], torch.arange(3, device=device))
     flip = draw[:, 0] < 0.5
+    padding = torch.tensor([height // 8, width // 8], device=device)
     shift = (draw[:, 1:] * (2 * padding + 1)).long() - padding
     if where is not None:
         flip, shift = flip & where, shift * where[:, None]

@@ -1,4 +1,5 @@
 """Checkpoints: flat dicts that describe themselves, written whole or not at all, read without executing anything."""
+import fcntl
 import hashlib
 import os
 from contextlib import contextmanager
@@ -22,6 +23,23 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path | str, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that belongs to `path` among processes, or yield False at once where another has it and `wait` is off.
+
+    The lock is a hidden file beside `path`, and ends with the process, however that ends.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def save(path: Path | str, content: dict) -> None:
@@ -53,7 +71,8 @@ def load_weights(model: nn.Module, path: Path | str) -> dict:
     """
     content = load(path)
     weights = content.pop("net", None)
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(value, torch.Tensor)
+                                                for name, value in weights.items()):
         raise UserError(f"checkpoint {path} has no state_dict in its entry 'net'; save it as {{'net': model.state_dict()}}")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
     expected = model.state_dict()

@@ -156,5 +156,7 @@ CLUSTERINGS = {"hybrid": hybrid, "kmeans": plain_kmeans, "hdbscan": hdbscan, "db
 def regions(features: Tensor, budget: int, cluster: str = "hybrid", size: int = 10, eps: float = 0.3,
             min_samples: int = 3, seed: int = 0) -> Regions:
     """Cut L2-normalised features float32 [N, D] into regions by the named clustering; see CLUSTERINGS."""
+    if not len(features):
+        return Regions(*torch.empty(2, 0, dtype=torch.int64, device=features.device))
     label = numbered(CLUSTERINGS[cluster](features, budget, size, eps, min_samples, seed).to(features.device))
     return Regions(label, representatives(features, label))

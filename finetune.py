@@ -20,6 +20,7 @@ from randomness import generator, key
 from uncertainty import VIEWS, predict, progress
 
 BATCH = 64
+STATISTICS_BATCH = 256  # images over which batch norm's statistics are estimated at a time
 MOMENTUM = 0.9
 SMOOTHING = 0.1  # probability taken from the labelled class and spread over the others
 TEMPERATURE = 0.5
@@ -34,6 +35,7 @@ class Recipe:
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
+    plain_statistics: bool = True  # after an SSL pass, batch norm's statistics come from replayed images, not mixed views
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
 
 
@@ -176,6 +178,24 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
     return total / steps, steps * BATCH
 
 
+@torch.no_grad()
+def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor) -> None:
+    """Set the running statistics of batch norm to those of plain images uint8 [N, H, W, C], for the weights as they are.
+
+    Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise batch norm).
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    model.train()
+    for batch in batches(torch.arange(len(images), device=images.device), STATISTICS_BATCH):
+        model(normalise(images[batch]))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+
+
 @dataclass
 class Unlabelled:
     """The part of the pool that SSL trains on: sampling weights float64 [N], which may be replaced between epochs."""
@@ -203,6 +223,8 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled.weights, known,
                                     recipe.lam_ul, recipe.seed, epoch)
             images += n
+            if recipe.plain_statistics:
+                estimate_statistics(model, normalise, train.images[replay])
         loss, ssl = (value.item() if value is not None else None for value in losses)
         if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):
             raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")

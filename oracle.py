@@ -45,7 +45,7 @@ def read_labels(path: Path | str, pool: np.ndarray, class_names: list[str]) -> n
     name, or a class number where no class has that name. UserError for an unknown row.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"labels file {path} cannot be read ({error}); give a CSV file with the columns index and label") from error

@@ -7,6 +7,7 @@ A strategy is a function of the evidence on N unlabelled images and a budget, an
 of them in the order of choice. Ties break by index.
 """
 import math
+import shlex
 import sys
 from typing import Callable, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clustering import NOISE, Regions
-from errors import report
+from errors import UserError, run
 from oracle import UNKNOWN
 from randomness import generator, key
 from uncertainty import entropy as entropy_of
@@ -78,6 +79,16 @@ def variance(evidence: Evidence, budget: int) -> np.ndarray:
     return first(evidence.variance, budget, largest=True)
 
 
+def squared_distance(norm: Tensor, product: Tensor, j: Tensor | int) -> Tensor:
+    """Squared distances [N] to the j-th of N vectors, from squared norms and inner products with it, both [N].
+
+    0 below what rounding leaves of the distance between copies: some 4 eps of their squared norm were measured.
+    """
+    both = norm + norm[j]
+    distance = both - 2 * product
+    return distance.masked_fill_(distance < 8 * torch.finfo(norm.dtype).eps * both, 0)
+
+
 def coreset(evidence: Evidence, budget: int) -> np.ndarray:
     """k-center greedy on the features: always the image farthest from those chosen; the first is image 0.
 
@@ -91,7 +102,7 @@ def coreset(evidence: Evidence, budget: int) -> np.ndarray:
     distance = torch.full_like(norm, math.inf)
     for step in range(1, budget):
         last = chosen[step - 1]
-        to_last = (norm - 2 * (points @ points[last]) + norm[last]).clamp_(min=0)
+        to_last = squared_distance(norm, points @ points[last], last)
         distance = torch.minimum(distance, to_last).index_fill_(0, last, -1)  # chosen ones never again
         chosen[step] = distance.argmax()
     return chosen.cpu().numpy()
@@ -99,7 +110,7 @@ def coreset(evidence: Evidence, budget: int) -> np.ndarray:
 
 def gradient_distance(a: Tensor, h: Tensor, norm: Tensor, j: Tensor | int) -> Tensor:
     """Squared distances [N] of gradient embeddings a (x) h to the j-th, from a [N, C], h [N, D] and norm = |a|^2 |h|^2."""
-    return (norm + norm[j] - 2 * (a @ a[j]) * (h @ h[j])).clamp_(min=0)
+    return squared_distance(norm, (a @ a[j]) * (h @ h[j]), j)
 
 
 def badge(evidence: Evidence, budget: int) -> np.ndarray:
@@ -151,6 +162,11 @@ def one_by_one(annotated: np.ndarray, n: int) -> Selection:
     return Selection(annotated, np.full(len(annotated), NOISE), source)
 
 
+def nothing(n: int) -> Selection:
+    """The selection that annotates none of n images."""
+    return one_by_one(np.empty(0, dtype=np.int64), n)
+
+
 def by_region(regions: Regions, unsmoothness: Tensor, budget: int, seed: int) -> Selection:
     """HybridRepair: regions by the sum of their members' unsmoothness [N], largest first; each gives its representative.
 
@@ -181,6 +197,11 @@ class Solution(NamedTuple):
     strategy: Callable[[Evidence, int], np.ndarray] | None  # None: by region
     unlabelled: str = "none"  # none | rest: all but the annotated | all | trusted: by unsmoothness
 
+    @property
+    def by_region(self) -> bool:
+        """Whether regions are labelled, by one annotation each: HybridRepair."""
+        return self.strategy is None
+
 
 SOLUTIONS = {
     "random": Solution(random),
@@ -199,7 +220,7 @@ PUBLISHED_NAMES = {"TTA": "hybrid"}
 
 
 def select(scenario, solution: str, budget: int) -> Selection:
-    """Apply a solution to a scenario's pool."""
+    """Apply a solution to the pool of a scenario.Scenario."""
     strategy = SOLUTIONS[solution].strategy
     if strategy is None:
         return by_region(scenario.regions, scenario.unsmoothness, budget, scenario.seed)
@@ -207,12 +228,30 @@ def select(scenario, solution: str, budget: int) -> Selection:
 
 
 def parse_args(argv: list[str] | None = None):
-    import scenario
+    import scenario  # here, because it reads SOLUTIONS
     parser = scenario.parser(__doc__)
-    parser.add_argument("--retrain", action="store_true", help="published flag; repair.py does this now")
+    parser.add_argument("--retrain", action="store_true", help="of the published command line; repair.py does it here")
     return parser.parse_args(argv)
 
 
 def main(args) -> None:
-    import report as report_module
+    import report
     import scenario
+    if args.retrain:
+        call = shlex.join(word for word in sys.argv[1:] if word != "--retrain")
+        raise UserError(f"selection.py only selects and --retrain is repair.py's work; call: python repair.py {call}")
+    task = scenario.Scenario(args)
+    if SOLUTIONS[args.solution].by_region and not args.sel_l_data:
+        raise UserError("with --sel_u_data alone nothing is annotated, so there is nothing to select; add --sel_l_data")
+    folder = report.Run(task).folder
+    path = folder.with_name(f"selection_{folder.name}") / "selected.csv"
+    if report.answered(path) and not args.force:
+        raise UserError(f"{path} holds labels already; pass it to repair.py as --labels, move it away, or replace it by --force")
+    selection = select(task, args.solution, task.budget)
+    report.write_selected(path, task, selection)
+    print(f"{len(selection.annotated)} of {task.n} images to annotate: {path}")
+    print("fill in its column label, and pass it to repair.py with the same flags as --labels")
+
+
+if __name__ == "__main__":
+    run(main, parse_args())
