@@ -43,9 +43,9 @@ def locked(path: Path | str, wait: bool = True) -> Iterator[bool]:
 
 
 def save(path: Path | str, content: dict) -> None:
-    """Write a dict of tensors and plain values to `path`."""
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
+    """Write a dict of tensors and plain values to `path`; equal contents make equal files."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would write its name into the file
+        torch.save(content, file)
 
 
 def load(path: Path | str) -> dict:

@@ -73,7 +73,9 @@ def unsmoothness(values: np.ndarray, wrong: np.ndarray) -> Figure:
 def region_sizes(sizes: np.ndarray, asked: np.ndarray) -> Figure:
     """Histogram of the number of images in all regions, and in those labelled (their numbers int64)."""
     figure, panel = axes("Sizes of regions", "images in a region", "regions")
-    bins = np.arange(0.5, sizes.max(initial=1) + 1.5)
+    largest = sizes.max(initial=1)
+    step = -(-largest // 50)  # whole sizes, in at most 50 bars
+    bins = np.arange(0.5, largest + step + 0.5, step)
     panel.hist(sizes, bins=bins, color=BEFORE, label=f"all ({len(sizes)})")
     panel.hist(sizes[asked], bins=bins, color=AFTER, label=f"labelled ({len(asked)})")
     panel.set_yscale("symlog", linthresh=1)
@@ -84,10 +86,14 @@ def region_sizes(sizes: np.ndarray, asked: np.ndarray) -> Figure:
 def per_class(names: list[str], truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> Figure:
     """T2 accuracy in percent of each class, from classes int64 [N] and correctness bool [N] before and after repair."""
     count = np.maximum(np.bincount(truth, minlength=len(names)), 1)
-    figure, panel = axes("T2 accuracy per class", "", "accuracy (%)", (max(6, 0.35 * len(names) + 2), 4))
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+    width = min(max(6, 0.35 * len(names) + 2), 100)  # inches; an image of 546 cannot be written
+    figure, panel = axes("T2 accuracy per class", "", "accuracy (%)", (width, 4))
     place = np.arange(len(names))
     for shift, right, name, colour in ((-0.2, before, "before", BEFORE), (0.2, after, "after", AFTER)):
         panel.bar(place + shift, 100 * np.bincount(truth[right], minlength=len(names)) / count, 0.4, color=colour, label=name)
-    panel.set_xticks(place, names, rotation=90 if max(map(len, names)) > 2 else 0)
-    panel.legend(frameon=False)
+    step = -(-len(names) // 400)  # names that are legible side by side
+    panel.set_xticks(place[::step], names[::step], rotation=90 if max(map(len, names)) > 2 else 0)
+    panel.margins(x=0.1 / len(names))
+    figure.legend(frameon=False, loc="outside right upper")
     return figure

@@ -86,7 +86,8 @@ class Run:
         row = self.identity | {name: short(value) for name, value in row.items()} | {"run": self.folder.name}
         with checkpoint.locked(self.results):
             rows = [other for other in read_rows(self.results) if not self._is(other)]
-            write_csv(self.results, COLUMNS, [*rows, row])
+            added = dict.fromkeys(name for other in rows for name in other if name not in COLUMNS)  # by the user
+            write_csv(self.results, (*COLUMNS, *added), [*rows, row])
 
     def _is(self, row: dict[str, str]) -> bool:
         return all(row.get(name) == value for name, value in self.identity.items())
@@ -96,7 +97,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, none where it does not exist."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have added a byte-order mark
         return list(csv.DictReader(file))
 
 

@@ -26,6 +26,10 @@ from randomness import key
 from selection import PUBLISHED_NAMES, SOLUTIONS
 from uncertainty import Unsmoothness, distance_to, normalised, predict, tau_of, unsmoothness
 
+# flags that change what a clustering gives
+CLUSTERING_FLAGS = {"hybrid": ["min_samples", "avg_clustersize"], "kmeans": ["avg_clustersize"], "hdbscan": ["min_samples"],
+                    "dbscan": ["min_samples", "eps"]}
+
 
 def parser(doc: str) -> Parser:
     """The flags that selection.py and repair.py share: the published command line, and a few of ours."""
@@ -98,6 +102,9 @@ class Scenario:
             self.pool_index = self.dataset.split["pool"]  # positions in images.npy
             self.n = len(self.pool_index)
             self.budget = budget_of(args.p_budget, self.n)
+            self.oracle = self._oracle()
+            # the MoCo v3 checkpoint that clusters need, told before a training of hours where it is missing
+            self.extractor = extractor_path(args.fe, args.dataset) if self.uses_embedding and args.fe != MODEL else None
             self.checkpoint_path = self._checkpoint_path()
             self.weights = checkpoint.digest(self._checkpoint_bytes())
 
@@ -141,8 +148,7 @@ class Scenario:
         """The unlabelled field images, uint8 [N, H, W, C]."""
         return torch.from_numpy(self.dataset.images[self.pool_index]).to(self.device)
 
-    @cached_property
-    def oracle(self) -> Oracle:
+    def _oracle(self) -> Oracle:
         """The annotator of the pool."""
         if self.args.labels is None:
             return Oracle(self.dataset.labels[self.pool_index], self.budget, f"dataset {self.dataset.name}")
@@ -251,10 +257,9 @@ class Scenario:
     @cached_property
     def embedding(self) -> Tensor:
         """Features that clusters are made in, L2-normalised, float32 [N, D]."""
-        if self.args.fe == MODEL:
+        if self.extractor is None:
             return torch.nn.functional.normalize(self.features, dim=1)
-        path = extractor_path(self.args.fe, self.args.dataset)
-        return extract(path, self.normalise, self.pool, self.batch_size)
+        return extract(self.extractor, self.normalise, self.pool, self.batch_size)
 
     @cached_property
     def regions(self) -> Regions:
@@ -265,16 +270,21 @@ class Scenario:
     # --- what makes a result
 
     @property
+    def uses_embedding(self) -> bool:
+        """Whether the solution selects by clusters of features."""
+        solution = SOLUTIONS[self.args.solution]
+        return solution.clusters and (self.args.sel_l_data or not solution.by_region)
+
+    @property
     def settings(self) -> dict:
         """All settings that make the result of this solution, but data, model, solution, budget and seed."""
         args, solution = self.args, SOLUTIONS[self.args.solution]
         names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"]
-        semi_supervised = solution.unlabelled != "none"
+        semi_supervised = args.sel_u_data if solution.by_region else solution.unlabelled != "none"
         if solution.by_region:
             names += ["sel_l_data", "sel_u_data"]
             if args.sel_l_data:
-                names += ["fe", "cluster", "min_samples", *(["eps"] if args.cluster == "dbscan" else []), "avg_clustersize"]
-            semi_supervised = args.sel_u_data
+                names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
             if semi_supervised:
                 names += ["exp", "u_weight", "disable_dynamic_u_weight"]
                 if args.exp == 0:
@@ -282,6 +292,9 @@ class Scenario:
         if semi_supervised:
             names += ["lam_ul", "mixed_statistics"]
         settings = {name: getattr(args, name) for name in names}
+        if self.uses_embedding:
+            made_by = self.extractor and checkpoint.digest(self.extractor.read_bytes())
+            settings["fe"] = f"{MOCO}:{made_by}" if made_by else MODEL
         if args.labels:
             settings["labels"] = checkpoint.digest(Path(args.labels).read_bytes())
         return settings | {"weights": self.weights}

@@ -5,6 +5,8 @@ Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mymodels.depthwise import Depthwise
+
 # output channels and stride of the 13 blocks
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
@@ -14,7 +16,7 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False)
+        self.conv1 = Depthwise(in_channels, stride)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mymodels.depthwise import Depthwise
+
 GROUPS = 2
 STEM = 24
 STAGES = ((200, 4), (400, 8), (800, 4))  # output channels, number of blocks
@@ -38,7 +40,7 @@ class Block(nn.Module):
         self.groups = 1 if in_channels == STEM else GROUPS  # the stem has too few channels to group (paper, 3.2)
         self.conv1 = nn.Conv2d(in_channels, mid, 1, groups=self.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, mid, 3, stride, padding=1, groups=mid, bias=False)
+        self.conv2 = Depthwise(mid, stride)
         self.bn2 = nn.BatchNorm2d(mid)
         self.conv3 = nn.Conv2d(mid, convolved, 1, groups=GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(convolved)

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Repairs models by HybridRepair. The variables from MODEL to epochs may be lists, separated by spaces: all combinations run.
+#   DATASET=digits sh repair.sh
+#   p_budget="1 5 10" MODEL_NO="0 1 2" RANDOM_SEED="10 20 30" sh repair.sh
+# Runs that are in results.csv already are skipped. Flags are passed on to repair.py: sh repair.sh --force
+cd "$(dirname "$0")" || exit
+
+DATASET=${DATASET:-cifar10}            # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
+DATA_ROOT=${DATA_ROOT:-dataset}        # folder of all datasets
+FE=${FE:-}                             # features of regions: mocov3, model2test or a path; empty: mocov3 (digits: model2test)
+CLUSTER=${CLUSTER:-hybrid}             # clustering that makes regions: hybrid dbscan hdbscan kmeans
+MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2
+MODEL_NO=${MODEL_NO:-0}                # 0 1 2: Model A, B, C
+SOLUTION=${SOLUTION:-hybrid}           # hybrid, and those of baseline.sh
+p_budget=${p_budget:-1}                # percent of the pool that is annotated
+RANDOM_SEED=${RANDOM_SEED:-10}         # of all that is random in a repair
+avg_clustersize=${avg_clustersize:-10} # images in an average region
+min_samples=${min_samples:-3}          # neighbours that make a point dense
+eps=${eps:-0.3}                        # cosine distance of CLUSTER=dbscan
+exp=${exp:-0}                          # 0: trust unlabelled images up to tau; -1: trust all
+tao=${tao:-0.1}                        # tau: a number, auto (from typical images of T2) or avg (mean of T2)
+lam=${lam:-100}                        # weight of the unlabelled loss
+lr=${lr:-0.001}                        # learning rate
+weight_decay=${weight_decay:-5e-4}     # weight decay
+epochs=${epochs:-10}                   # epochs of fine-tuning
+
+. ./grid.sh

@@ -1,0 +1,37 @@
+# Finds or makes the Python environment and sets PYTHON to its interpreter; sourced by the scripts, in the repository root.
+#
+# PYTHON=python3 sh repair.sh    use this interpreter as it is, and install nothing
+# otherwise the active virtual or conda environment, or else .venv, made here; what REQUIREMENTS lists is installed into it
+REQUIREMENTS=${REQUIREMENTS:-requirements.txt}
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+install_requirements() {
+    prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}
+    # the name changes with the list, so that a new list is installed, and an interrupted installation goes on
+    stamp=$prefix/hybridrepair-$(cat requirements*.txt | cksum | cut -d ' ' -f 1)-$REQUIREMENTS
+    [ -e "$stamp" ] && return
+    if [ "$prefix" = .venv ]; then
+        for base in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
+            "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break
+            base=
+        done
+        [ -n "$base" ] || fail "no Python of version 3.10 or later was found; install one"
+        [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear .venv ||
+            fail "$base cannot make the virtual environment .venv; install its venv module (Debian: apt install python3-venv)"
+    fi
+    echo "installing $REQUIREMENTS into $prefix"
+    "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check -r "$REQUIREMENTS" ||
+        fail "$REQUIREMENTS could not be installed into $prefix; see pip's message above, or give PYTHON=/path/of/a/python that has it"
+    touch "$stamp"
+}
+
+if [ -z "${PYTHON:-}" ]; then
+    # one process installs, others wait for it
+    (command -v flock >/dev/null && flock 9; install_requirements) 9>.setup.lock || exit 2
+    PYTHON=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}/bin/python
+fi
+export PYTHON

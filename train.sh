@@ -1,0 +1,28 @@
+#!/bin/sh
+# Trains what a repair starts from: Model A, B, C, and, with PRETRAIN_FE=1, the MoCo v3 feature extractor.
+#   sh train.sh
+#   DATASET=gtsrb MODEL="MobileNet resnet18" MODEL_NOS=0 sh train.sh
+# An interrupted training goes on where it stopped; a finished one is left alone.
+cd "$(dirname "$0")" || exit
+
+DATASET=${DATASET:-cifar10}        # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
+MODEL=${MODEL:-MobileNet}          # MobileNet resnet18 ShuffleNetG2, one or several
+MODEL_NOS=${MODEL_NOS-0 1 2}       # 0 1 2: Model A, B, C; empty: none
+epoch=${epoch:-200}                # epochs of the model under repair
+RANDOM_SEED=${RANDOM_SEED:-10}     # of weights, order and augmentation
+DATA_ROOT=${DATA_ROOT:-dataset}    # folder of all datasets
+PRETRAIN_FE=${PRETRAIN_FE:-0}      # 1: train the feature extractor too
+FE_FLAGS=${FE_FLAGS:-}             # flags of pretrain_moco.py, such as --arch resnet18 --n_epochs 50
+
+set -eu
+. ./setup.sh
+for model in $MODEL; do
+    for number in $MODEL_NOS; do
+        "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" --model "$model" --class_weight "$number" \
+            --n_epochs "$epoch" --manualSeed "$RANDOM_SEED"
+    done
+done
+if [ "$PRETRAIN_FE" = 1 ]; then
+    # shellcheck disable=SC2086  # FE_FLAGS is a list
+    "$PYTHON" pretrain_moco.py --dataset "$DATASET" --data_root "$DATA_ROOT" --manualSeed "$RANDOM_SEED" $FE_FLAGS
+fi
