@@ -23,20 +23,39 @@ def extractor_path(fe: str, dataset: str) -> Path:
     return path
 
 
+def kept(cache: Path, n: int) -> np.ndarray | None:
+    """The features float32 [n, D] in `cache`; None where it is missing or damaged."""
+    try:
+        features = np.load(cache)
+        whole = features.dtype == np.float32 and len(features) == n
+        return features if whole and np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-3) else None
+    except Exception:  # numpy raises many types here; all mean that there are no features in it
+        return None
+
+
+def keep(cache: Path, features: np.ndarray) -> None:
+    """Write features to `cache`, or say why that is not possible: they are then computed again the next time."""
+    try:
+        with checkpoint.atomic(cache) as temporary, open(temporary, "wb") as file:
+            np.save(file, features)
+    except OSError as error:
+        print(f"features are not kept for the next time: {cache} cannot be written ({error.strerror or error})", flush=True)
+
+
 @torch.inference_mode()
 def extract(path: Path, normalise: Normalise, images: Tensor, batch_size: int) -> Tensor:
     """Features float32 [N, D], L2-normalised, of images uint8 [N, H, W, C] by the MoCo v3 checkpoint `path`.
 
-    Kept beside the checkpoint in a file that is named for the images, the weights and the normalisation.
+    Kept beside the checkpoint in a file that is named for the weights, the images, their shape and the normalisation.
     """
-    made_of = b"".join([checkpoint.digest(images.cpu().numpy().tobytes()).encode(), path.read_bytes(),
-                        normalise.mean.cpu().numpy().tobytes(), normalise.std.cpu().numpy().tobytes()])
-    cache = path.with_name(f"features_{checkpoint.digest(made_of)}.npy")
-    if cache.exists():
-        return torch.from_numpy(np.load(cache)).to(images.device)
-    from mymodels import moco
-    model = moco.load(path).to(images.device, memory_format=torch.channels_last).eval()
-    features = torch.cat([model(normalise(batch)).float() for batch in progress(images.split(batch_size), "features")])
-    with checkpoint.atomic(cache) as temporary, open(temporary, "wb") as file:
-        np.save(file, features.cpu().numpy())
-    return features
+    made_of = [checkpoint.digest(path.read_bytes()), checkpoint.digest(images.cpu().numpy().tobytes()), *images.shape,
+               *normalise.mean.tolist(), *normalise.std.tolist()]
+    cache = path.with_name(f"features_{checkpoint.digest(repr(made_of).encode())}.npy")
+    features = kept(cache, len(images))
+    if features is None:
+        from mymodels import moco  # here, because torchvision is slow to import and other features do without
+        model = moco.load(path).to(images.device, memory_format=torch.channels_last)
+        batches = progress(images.split(batch_size), "features")
+        features = torch.cat([model(normalise(batch)) for batch in batches]).cpu().numpy()
+        keep(cache, features)
+    return torch.from_numpy(features).to(images.device)

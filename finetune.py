@@ -20,7 +20,7 @@ from randomness import generator, key
 from uncertainty import VIEWS, predict, progress
 
 BATCH = 64
-STATISTICS_BATCH = 256  # images over which batch norm's statistics are estimated at a time
+STATISTICS_IMAGES, STATISTICS_BATCH = 4096, 256  # that batch norm's statistics are estimated on, at most and at a time
 MOMENTUM = 0.9
 SMOOTHING = 0.1  # probability taken from the labelled class and spread over the others
 TEMPERATURE = 0.5
@@ -35,7 +35,7 @@ class Recipe:
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
-    plain_statistics: bool = True  # after an SSL pass, batch norm's statistics come from replayed images, not mixed views
+    plain_statistics: bool = True  # batch norm's statistics come from replayed images as they are, not from training batches
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
 
 
@@ -223,8 +223,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled.weights, known,
                                     recipe.lam_ul, recipe.seed, epoch)
             images += n
-            if recipe.plain_statistics:
-                estimate_statistics(model, normalise, train.images[replay])
+        if recipe.plain_statistics:
+            order = torch.from_numpy(generator(key(recipe.seed, "statistics", epoch)).permutation(len(replay)))
+            estimate_statistics(model, normalise, train.images[replay[order[:STATISTICS_IMAGES].to(replay.device)]])
         loss, ssl = (value.item() if value is not None else None for value in losses)
         if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):
             raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")

@@ -36,7 +36,8 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_root")
     parser.add_argument("--data_root", default="dataset", help="folder of all datasets")
     parser.add_argument("--save_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_pretrained_mocov3)")
-    parser.add_argument("--force", action="store_true", help="train anew, and replace a checkpoint or a training state")
+    parser.add_argument("--force", action="store_true", help="replace a finished checkpoint, and what other settings left; "
+                        "an interrupted training of these settings goes on")
     group = parser.add_argument_group("network")
     group.add_argument("--arch", choices=list(ARCHITECTURES), default="resnet50", help="architecture of the encoder")
     group.add_argument("--small_stem", action="store_true",
@@ -106,10 +107,12 @@ def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normal
 def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tensor) -> float:
     """Percentage of uint8 images [N, H, W, C] whose label int64 [N] is the most frequent among their nearest in features.
 
-    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts.
+    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts. NaN if a feature is not finite.
     """
     extractor = model.extractor().eval()
     features = torch.cat([extractor(normalise(batch)) for batch in progress(images.split(KNN_BATCH), "features")])
+    if not features.isfinite().all():
+        return math.nan
     likeness = (features @ features.T).fill_diagonal_(-2)
     nearest = labels[likeness.topk(min(NEIGHBOURS, len(labels) - 1), dim=1).indices]
     votes = torch.zeros(len(labels), int(labels.max()) + 1, device=labels.device)
@@ -117,18 +120,26 @@ def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tens
     return 100 * (votes.argmax(1) == labels).double().mean().item()
 
 
-def state_in(path: Path, settings: dict) -> dict | None:
-    """The content of `path`, None where it is missing. UserError if it was made with other settings."""
+def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
+    """The content of the checkpoint `path`, if its entry `settings` is equal to `settings`; None where it is missing.
+
+    UserError if it was made with other settings or cannot be read; None then too with `force`, which replaces it.
+    """
     if not path.exists():
         return None
-    state = checkpoint.load(path)
-    found = state.get("settings") or {}
-    if found != settings:
+    try:
+        state = checkpoint.load(path)
+        found = state.get("settings")
+        if found == settings:
+            return state
         differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
-                           if name in found and found[name] != value)
+                           if name in found and found[name] != value) if isinstance(found, dict) else ""
         raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another "
                         "--save_path, or replace it by --force")
-    return state
+    except UserError:
+        if force:
+            return None
+        raise
 
 
 def main(args) -> None:
@@ -139,20 +150,20 @@ def main(args) -> None:
     index = np.concatenate([dataset.split[part] for part in ("train", "pool")])
     if args.n_images and args.n_images < len(index):
         index = np.sort(generator(key(args.manualSeed, "moco images")).choice(index, args.n_images, replace=False))
-    if len(index) < 2:
-        raise UserError(f"dataset {args.dataset} has {len(index)} images in its train part and pool; give 2 or more")
     names = ("dataset", "arch", "small_stem", "dim", "mlp_dim", "n_epochs", "batch_size", "lr", "weight_decay", "warmup_epochs",
              "momentum", "temperature")
     images = dataset.images[index]
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
-                "images": checkpoint.digest(images.tobytes())}
-    if not args.force and state_in(path, settings):
+                "images": checkpoint.digest(images.tobytes()), "mean": dataset.mean, "std": dataset.std}
+    if not args.force and made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return
 
+    path.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made ends it now, not after the training
     normalise = Normalise(dataset.mean, dataset.std, device)
     images = torch.from_numpy(images).to(device)
-    labelled = dataset.split["train"][:KNN_IMAGES]
+    labelled = dataset.split["train"]
+    labelled = labelled[::math.ceil(len(labelled) / KNN_IMAGES)]  # not the first ones: an image folder is in order of classes
     known = [torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels)]
     torch.manual_seed(args.manualSeed)
     model = MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3])
@@ -160,10 +171,10 @@ def main(args) -> None:
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
     print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
-    state = None if args.force else state_in(partial, settings)
+    state = made_with(partial, settings, args.force)
     if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        model.load_state_dict(state.pop("model"))
+        optimizer.load_state_dict(state.pop("optimizer"))
         print(f"going on after epoch {state['epoch']}, from {partial}")
     else:
         state = {"settings": settings, "epoch": 0, "knn": {0: knn_accuracy(model, normalise, *known)}}
@@ -173,13 +184,14 @@ def main(args) -> None:
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
         loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}, and --force")
         line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
                 f"{n / (time.perf_counter() - start):.0f} images/s")
         if epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0:
             state["knn"][epoch] = knn_accuracy(model, normalise, *known)
             line += f"  k-NN acc {state['knn'][epoch]:.2f}"
+        if not math.isfinite(loss + state["knn"].get(epoch, 0)):
+            raise UserError(f"loss or features are not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}, "
+                            "and --force")
         print(line, flush=True)
         state["epoch"] = epoch
         if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:

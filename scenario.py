@@ -72,8 +72,8 @@ def parser(doc: str) -> Parser:
     group.add_argument("--retrain_weightdecay", type=number(float, 0), default=5e-4, help="weight decay")
     group.add_argument("--retrain_epoch", type=number(int, 1), default=10, help="epochs")
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")
-    group.add_argument("--mixed_statistics", action="store_true", help="as published: batch norm keeps the running statistics "
-                       "of the mixed views of the SSL pass, instead of those of the replayed images")
+    group.add_argument("--running_statistics", action="store_true", help="as published: batch norm keeps the running statistics "
+                       "of training batches, instead of those of the replayed images as they are")
     group.add_argument("--manualSeed", type=number(int, 0), default=SEED, help="seed of all that is random")
 
     group = parser.add_argument_group("results")
@@ -173,7 +173,8 @@ class Scenario:
         path = self.checkpoint_path.with_name(f"{self.checkpoint_path.stem}_finetuned.t7")
         recipe = self.recipe(seed=SEED)  # one baseline for all seeds, so that their results compare
         settings = {"weights": self.weights, "train": checkpoint.digest(self.train.images.cpu().numpy().tobytes()),
-                    "epochs": recipe.epochs, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+                    "epochs": recipe.epochs, "lr": recipe.lr, "weight_decay": recipe.weight_decay,
+                    "plain_statistics": recipe.plain_statistics}
         model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
         if path.exists() and checkpoint.load(path).get("settings") == settings:
             checkpoint.load_weights(model, path)
@@ -192,7 +193,7 @@ class Scenario:
     def recipe(self, seed: int) -> Recipe:
         args = self.args
         return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, seed,
-                      plain_statistics=not args.mixed_statistics, batch_size=self.batch_size)
+                      plain_statistics=not args.running_statistics, batch_size=self.batch_size)
 
     def predictions_of(self, model: nn.Module) -> Tensor:
         """Predicted classes of T2, int64 [N]."""
@@ -279,7 +280,7 @@ class Scenario:
     def settings(self) -> dict:
         """All settings that make the result of this solution, but data, model, solution, budget and seed."""
         args, solution = self.args, SOLUTIONS[self.args.solution]
-        names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"]
+        names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch", "running_statistics"]
         semi_supervised = args.sel_u_data if solution.by_region else solution.unlabelled != "none"
         if solution.by_region:
             names += ["sel_l_data", "sel_u_data"]
@@ -290,7 +291,7 @@ class Scenario:
                 if args.exp == 0:
                     names += ["auto_tao"] if args.auto_tao else ["avg_tao"] if args.avg_tao else ["tao"]
         if semi_supervised:
-            names += ["lam_ul", "mixed_statistics"]
+            names += ["lam_ul"]
         settings = {name: getattr(args, name) for name in names}
         if self.uses_embedding:
             made_by = self.extractor and checkpoint.digest(self.extractor.read_bytes())

@@ -1,18 +1,13 @@
-"""MoCo v3: the published layout, loss and schedule, and a training that can be interrupted and learns."""
+"""MoCo v3: the published layout of files, what is read from them, the loss and the momentum encoder."""
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import checkpoint
-import data
-import pretrain_moco
-from augment import Normalise
-from errors import UserError, run
+from errors import UserError
 from mymodels import moco
 from mymodels.moco import MoCo
 
@@ -45,22 +40,6 @@ def by_hand(model: MoCo, x: torch.Tensor) -> torch.Tensor:
     x = projector[4](F.relu(projector[1](x @ projector[0].weight.T)) @ projector[3].weight.T)
     x = F.relu(predictor[1](x @ predictor[0].weight.T)) @ predictor[3].weight.T
     return x / x.norm(dim=1, keepdim=True)
-
-
-def command(folder, *more: str) -> list[str]:
-    return ["--dataset", "digits", "--data_root", str(folder / "data"), "--save_path", str(folder / "out"), "--device", "cpu",
-            "--arch", "resnet18", "--dim", "16", "--mlp_dim", "32", "--n_images", "96", "--batch_size", "32", "--n_epochs", "3",
-            "--save_every", "0", *more]
-
-
-def pretrain(folder, *more: str) -> dict:
-    """The checkpoint that a command leaves."""
-    pretrain_moco.main(pretrain_moco.parse_args(command(folder, *more)))
-    return checkpoint.load(folder / "out" / "checkpoint.pth.tar")
-
-
-def same(one, other) -> bool:
-    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
 # --- the layout of files
@@ -178,97 +157,3 @@ def test_momentum_encoder_starts_equal_follows_by_the_formula_and_learns_nothing
     for p, value in zip(slow, expected):
         torch.testing.assert_close(p.detach(), value.detach())
     assert all(p.grad is None for p in slow) and all(p.grad is not None for p in (*fast, *model.predictor.parameters()))
-
-
-def test_learning_rate_rises_and_falls_and_momentum_rises_to_1():
-    args = pretrain_moco.parse_args(["--lr", "0.4", "--batch_size", "128", "--n_epochs", "100"])
-    assert args.warmup_epochs == 10
-    rates = [pretrain_moco.learning_rate(time, args) for time in (0, 5, 10, 55, 100)]
-    assert rates == pytest.approx([0, 0.1, 0.2, 0.1, 0])
-    momenta = [pretrain_moco.momentum(time, args) for time in (0, 50, 100)]
-    assert momenta == pytest.approx([0.99, 0.995, 1])
-
-
-def test_knn_accuracy_leaves_the_image_itself_out_and_counts_votes():
-    model = MoCo(**TINY)
-    some = torch.randint(0, 256, (30, 16, 16, 3), dtype=torch.uint8)
-    normalise = Normalise([0.5] * 3, [0.2] * 3)
-    labels = torch.arange(30) % 3
-    features = model.extractor().eval()(normalise(some)).detach().numpy()
-    likeness = features @ features.T
-    hits = 0
-    for i in range(30):
-        others = [j for j in np.argsort(-likeness[i]) if j != i][:pretrain_moco.NEIGHBOURS]
-        hits += np.bincount(labels[others], minlength=3).argmax() == labels[i].item()
-    assert pretrain_moco.knn_accuracy(model, normalise, some, labels) == pytest.approx(100 * hits / 30)
-    assert pretrain_moco.knn_accuracy(model, normalise, some, torch.arange(30)) == 0
-
-
-# --- the command
-
-@pytest.mark.parametrize("last", [1, 2])
-def test_an_interrupted_run_goes_on_and_gives_what_it_would_have_given(tmp_path, monkeypatch, capsys, last):
-    whole = pretrain(tmp_path / "whole")
-    train_epoch = pretrain_moco.train_epoch
-
-    def interrupted(model, optimizer, normalise, images, epoch, args):
-        if epoch == last:
-            train_epoch(model, optimizer, normalise, images, epoch, args)  # work that is lost
-            raise KeyboardInterrupt
-        return train_epoch(model, optimizer, normalise, images, epoch, args)
-
-    monkeypatch.setattr(pretrain_moco, "train_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(tmp_path / "cut")
-    assert [file.name for file in (tmp_path / "cut/out").iterdir()] == ["checkpoint.partial.pth.tar"]
-    monkeypatch.undo()
-    with pytest.raises(UserError, match="temperature 1.0 instead of 0.5"):
-        pretrain(tmp_path / "cut", "--temperature", "0.5")
-    capsys.readouterr()
-    resumed = pretrain(tmp_path / "cut")
-    assert f"going on after epoch {last}" in capsys.readouterr().out
-    assert same(resumed["state_dict"], whole["state_dict"]) and resumed["knn"] == whole["knn"]
-    assert [file.name for file in (tmp_path / "cut/out").iterdir()] == ["checkpoint.pth.tar"]
-
-
-def test_a_complete_run_is_skipped_and_one_of_other_settings_is_not_replaced(tmp_path, capsys):
-    first = pretrain(tmp_path, "--n_epochs", "1")
-    out = capsys.readouterr().out
-    assert "untrained: k-NN acc" in out and "epoch   1/1  loss" in out and "images/s" in out
-    assert first["epoch"] == 1 and first["arch"] == "resnet18" and len(first["knn"]) == 2
-    assert moco.load(tmp_path / "out/checkpoint.pth.tar")(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
-    pretrain(tmp_path, "--n_epochs", "1")
-    assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(UserError, match="seed 10 instead of 11"):
-        pretrain(tmp_path, "--n_epochs", "1", "--manualSeed", "11")
-    other = pretrain(tmp_path, "--n_epochs", "1", "--manualSeed", "11", "--force")
-    assert not same(first["state_dict"], other["state_dict"])
-
-
-def test_images_come_from_the_train_part_and_the_pool_alone(tmp_path, monkeypatch):
-    seen = []
-
-    def look(model, optimizer, normalise, images, epoch, args):
-        seen.append(images)
-        return 0.0, len(images)
-
-    monkeypatch.setattr(pretrain_moco, "train_epoch", look)
-    pretrain(tmp_path, "--n_epochs", "1", "--n_images", "100000")
-    digits = data.load("digits", tmp_path / "data")
-    expected = np.concatenate([digits.images[digits.split["train"]], digits.images[digits.split["pool"]]])
-    assert seen[0].numpy().tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("more, message", [
-    (["--lr", "1e30"], "the loss is not finite in epoch"),
-    (["--dataset", "nothing"], "dataset nothing is unknown"),
-    (["--arch", "vit"], "invalid choice: 'vit'"),
-    (["--n_images", "1"], "1 is out of range"),
-    (["--warmup_epochs", "4"], "--warmup_epochs 4 is more than --n_epochs 3"),
-])
-def test_bad_input_ends_in_one_sentence_and_status_2_and_leaves_no_checkpoint(tmp_path, capsys, more, message):
-    with pytest.raises(SystemExit) as stop:
-        run(pretrain_moco.main, pretrain_moco.parse_args(command(tmp_path, *more)))
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
-    assert not (tmp_path / "out/checkpoint.pth.tar").exists()

@@ -1,0 +1,376 @@
+"""pretrain_moco.py: its schedules, an epoch, k-NN accuracy, and a command that can be killed, repeated and refused."""
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import checkpoint
+import pretrain_moco
+from augment import Normalise
+from errors import run
+from mymodels import moco
+from mymodels.moco import ARCHITECTURES, PREFIX, MoCo
+from randomness import key
+
+FINAL, PARTIAL = "checkpoint.pth.tar", "checkpoint.partial.pth.tar"
+SPLIT = {"train": [0, 64], "val": [64, 80], "T2": [80, 96], "pool": [96, 160]}
+SHALLOW = (ARCHITECTURES["resnet18"][0], (1, 1, 1, 1))  # half of resnet18's blocks, and of its time
+TINY = dict(arch="resnet18", dim=8, mlp_dim=16)
+KILLED = """
+import os, signal, sys, pretrain_moco
+pretrain_moco.ARCHITECTURES["resnet18"] = (pretrain_moco.ARCHITECTURES["resnet18"][0], (1, 1, 1, 1))
+replace, states = os.replace, []
+
+def replace_or_die(temporary, path):
+    states.append(path)
+    if len(states) == 2:  # as if killed while it writes the state after epoch 2
+        os.truncate(temporary, 100_000)
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(temporary, path)
+
+os.replace = replace_or_die
+pretrain_moco.main(pretrain_moco.parse_args(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", SHALLOW)
+
+
+def arrays(channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a dataset whose train part is in order of four classes, and whose pool has no labels."""
+    images = np.random.default_rng(0).integers(0, 256, (160, 16, 16, channels), dtype=np.uint8)
+    return images, np.concatenate([np.arange(96) * 4 // 64 % 4, np.full(64, -1)])
+
+
+def write(folder: Path, images: np.ndarray, labels: np.ndarray, **more) -> Path:
+    """`folder`, with the dataset tiny in data/tiny."""
+    (folder / "data/tiny").mkdir(parents=True, exist_ok=True)
+    np.save(folder / "data/tiny/images.npy", images)
+    np.save(folder / "data/tiny/labels.npy", labels)
+    (folder / "data/tiny/dataset.json").write_text(json.dumps({"split": SPLIT, "classes": list("abcd"), **more}))
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return ["--dataset", "tiny", "--data_root", str(folder / "data"), "--save_path", str(folder / "out"), "--device", "cpu",
+            "--arch", "resnet18", "--dim", "8", "--mlp_dim", "16", "--n_images", "32", "--batch_size", "16", "--n_epochs", "3",
+            "--lr", "0.5", *more]
+
+
+def pretrain(folder: Path, *more: str) -> dict:
+    """The checkpoint that a command leaves."""
+    pretrain_moco.main(pretrain_moco.parse_args(command(folder, *more)))
+    return checkpoint.load(folder / "out" / FINAL)
+
+
+def refusal(folder: Path, capsys, *more: str) -> str:
+    """What a command prints to stderr, which must be one line, with exit status 2."""
+    with pytest.raises(SystemExit) as stop:
+        run(pretrain_moco.main, pretrain_moco.parse_args(command(folder, *more)))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    return error
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Folder of a run of three epochs that nothing disturbed."""
+    folder = write(tmp_path_factory.mktemp("whole"), *arrays())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "resnet18", SHALLOW)
+        pretrain(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write(tmp_path, *arrays())
+
+
+@pytest.fixture
+def complete(folder, whole) -> Path:
+    """A folder of one's own with the dataset and the finished checkpoint."""
+    shutil.copytree(whole / "out", folder / "out")
+    return folder
+
+
+# --- schedules
+
+# 0.4 * 128 / 256 = 0.2; from epoch 10 on 0.1 * (1 + cos(pi * (time - 10) / 90))
+@pytest.mark.parametrize("time, rate", [(0, 0), (5, 0.1), (9.5, 0.19), (10, 0.2), (40, 0.15), (55, 0.1), (70, 0.05), (100, 0)])
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(time, rate):
+    args = pretrain_moco.parse_args(["--lr", "0.4", "--batch_size", "128", "--n_epochs", "100"])
+    assert pretrain_moco.learning_rate(time, args) == pytest.approx(rate, abs=1e-12)
+
+
+def test_without_warm_up_the_learning_rate_starts_at_its_highest():
+    args = pretrain_moco.parse_args(["--lr", "0.4", "--batch_size", "256", "--n_epochs", "2", "--warmup_epochs", "0"])
+    assert [pretrain_moco.learning_rate(time, args) for time in (0, 1)] == pytest.approx([0.4, 0.2])
+
+
+@pytest.mark.parametrize("epochs, warm_up", [(200, 10), (100, 10), (30, 3), (1, 0.1)])
+def test_warm_up_takes_a_tenth_of_the_epochs_and_at_most_ten(epochs, warm_up):
+    assert pretrain_moco.parse_args(["--n_epochs", str(epochs)]).warmup_epochs == pytest.approx(warm_up)
+
+
+@pytest.mark.parametrize("time, momentum", [(0, 0.9), (1, 0.925), (1.5, 0.95), (2, 0.975), (3, 1)])
+def test_the_momentum_rises_to_1_as_a_cosine(time, momentum):
+    args = pretrain_moco.parse_args(["--n_epochs", "3", "--momentum", "0.9"])
+    assert pretrain_moco.momentum(time, args) == pytest.approx(momentum)
+
+
+# --- an epoch
+
+class Recorder(nn.Module):
+    """In place of MoCo: remembers what each step is given, with the learning rate at that time."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=99)
+        self.batches, self.views, self.rates, self.momenta = [], [], [], []
+
+    def forward(self, batch, views, momentum):
+        assert self.training
+        self.batches.append(batch.tolist())
+        self.views.append(views)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.momenta.append(momentum)
+        return 0 * self.weight.sum() + len(self.batches)
+
+
+@pytest.fixture
+def epoch_of(monkeypatch):
+    """A function that runs an epoch of a recorder, whose views are replaced by the index of the images and their key."""
+    def epoch_of(n: int, epoch: int, *flags: str) -> tuple[Recorder, float, int]:
+        args = pretrain_moco.parse_args(["--n_epochs", "4", "--warmup_epochs", "2", "--batch_size", "4", "--lr", "64", *flags])
+        recorder = Recorder().eval()
+        images = torch.zeros(n, 16, 16, 3, dtype=torch.uint8)
+        loss, seen = pretrain_moco.train_epoch(recorder, recorder.optimizer, None, images, epoch, args)
+        return recorder, loss, seen
+    monkeypatch.setattr(pretrain_moco, "pair", lambda images, normalise, views, batch: (batch, views))
+    return epoch_of
+
+
+def test_an_epoch_is_whole_batches_of_different_images_with_the_rates_of_their_time(epoch_of):
+    recorder, loss, seen = epoch_of(11, 1)
+    assert [len(batch) for batch in recorder.batches] == [4, 4] and seen == 8
+    assert len({*sum(recorder.batches, [])}) == 8
+    assert recorder.rates == pytest.approx([0.5, 0.75]) and loss == pytest.approx(1.5)  # highest 64 * 4 / 256 = 1, at epoch 2
+    cosine = np.cos(np.pi * np.array([1, 1.5]) / 4)
+    assert recorder.momenta == pytest.approx(1 - 0.01 * (1 + cosine) / 2)
+
+
+def test_order_and_views_follow_from_seed_and_epoch(epoch_of):
+    first, again, later, other = epoch_of(8, 0), epoch_of(8, 0), epoch_of(8, 1), epoch_of(8, 0, "--manualSeed", "11")
+    assert first[0].batches == again[0].batches and first[0].views == again[0].views == [key(10, "moco views", 0)] * 2
+    assert first[0].batches != later[0].batches and first[0].batches != other[0].batches
+    assert len({recorder.views[0] for recorder, *_ in (first, later, other)}) == 3
+
+
+def test_fewer_images_than_a_batch_are_one_batch(epoch_of):
+    recorder, _, seen = epoch_of(3, 0)
+    assert [sorted(batch) for batch in recorder.batches] == [[0, 1, 2]] and seen == 3
+
+
+# --- k-NN accuracy
+
+class Pixels(nn.Module):
+    """In place of MoCo: the feature of an image is the direction of its pixels."""
+
+    def extractor(self):
+        return self
+
+    def forward(self, x):
+        return nn.functional.normalize(x.flatten(1), dim=1)
+
+
+# angles in degrees, labels, neighbours -> which are right
+@pytest.mark.parametrize("angles, labels, neighbours, right", [
+    ([0, 5, 11, 60, 66, 75], [1, 1, 0, 0, 0, 1], 1, 4),  # nearest: images 1 0 1 4 3 4
+    # nearest: images 123 023 103 452 352 432, which vote 100 100 110 010 010 000
+    ([0, 5, 11, 60, 66, 75], [1, 1, 0, 0, 0, 1], 3, 2),
+    ([0, 10, 21], [2, 0, 1], 2, 0),  # two votes each for different labels
+    ([0, 10, 21], [0, 1, 0], 2, 2),  # as frequent: the smallest, 0, for images 0 and 2
+    ([0, 10, 21], [0, 0, 0], 20, 3),  # more neighbours than there are
+    ([0], [1], 20, 0),  # none at all
+])
+def test_knn_accuracy_counts_the_votes_of_the_nearest_without_the_image_itself(monkeypatch, angles, labels, neighbours, right):
+    monkeypatch.setattr(pretrain_moco, "NEIGHBOURS", neighbours)
+    monkeypatch.setattr(pretrain_moco, "KNN_BATCH", 5)  # the last batch is of one image
+    radians = np.radians(angles)
+    images = torch.from_numpy(np.rint(250 * np.stack([np.cos(radians), np.sin(radians)], 1)).astype(np.uint8))[:, None, :, None]
+    found = pretrain_moco.knn_accuracy(Pixels(), Normalise([0.0], [1.0]), images, torch.tensor(labels))
+    assert found == pytest.approx(100 * right / len(labels))
+
+
+def test_knn_accuracy_leaves_the_model_as_it_was():
+    model = MoCo(**TINY)
+    before = checkpoint.weights_of(model)
+    images = torch.randint(0, 256, (30, 16, 16, 3), dtype=torch.uint8)
+    pretrain_moco.knn_accuracy(model, Normalise([0.5] * 3, [0.2] * 3), images, torch.arange(30) % 3)
+    assert same(checkpoint.weights_of(model), before)
+
+
+def test_labelled_images_are_spread_over_the_train_part(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrain_moco, "KNN_IMAGES", 10)
+    monkeypatch.setattr(pretrain_moco, "knn_accuracy", lambda model, normalise, *known: seen.append(known) or 0.0)
+    monkeypatch.setattr(pretrain_moco, "train_epoch", lambda *args: (0.0, 1))
+    pretrain(folder)
+    images, labels = (array.numpy() for array in seen[0])
+    every = arrays()
+    index = [i for image in images for i in range(160) if (every[0][i] == image).all()]
+    assert 5 < len(index) <= 10 and max(index) < 64 and set(labels) == {0, 1, 2, 3} and (every[1][index] == labels).all()
+
+
+# --- what is trained on
+
+def test_images_come_from_the_train_part_and_the_pool_alone(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrain_moco, "train_epoch", lambda *args: seen.append(args[3]) or (0.0, 1))
+    pretrain(folder, "--n_images", "1000")
+    images = arrays()[0]
+    assert seen[0].numpy().tobytes() == np.concatenate([images[:64], images[96:]]).tobytes()
+
+
+def test_weights_do_not_depend_on_val_t2_or_any_label(folder, whole):
+    images, labels = arrays()
+    images[64:96], labels = 255 - images[64:96], np.roll(labels[:96], 7)
+    write(folder, images, np.concatenate([labels, np.arange(64) % 4]))
+    assert same(pretrain(folder)["state_dict"], checkpoint.load(whole / "out" / FINAL)["state_dict"])
+
+
+def test_a_number_of_images_is_drawn_once_from_both_parts(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrain_moco, "train_epoch", lambda *args: seen.append(args[3]) or (0.0, 1))
+    pretrain(folder)
+    index = [i for image in seen[0].numpy() for i in range(160) if (arrays()[0][i] == image).all()]
+    assert len({*index}) == 32 and min(index) < 64 and max(index) >= 96 and not {*range(64, 96)} & {*index}
+    assert all(images.equal(seen[0]) for images in seen)
+
+
+# --- the file
+
+def test_the_file_has_the_published_layout_and_moco_reads_it(whole):
+    content = checkpoint.load(whole / "out" / FINAL)
+    assert content.keys() == {"settings", "epoch", "knn", "arch", "state_dict"}
+    assert content["epoch"] == 3 and content["arch"] == "resnet18" and [*content["knn"]] == [0, 3]
+    model = MoCo(**TINY)
+    assert [*content["state_dict"]] == ["module." + name for name in model.state_dict()]
+    model.load_state_dict({name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()})
+    x = torch.randn(5, 3, 16, 16)
+    extractor = moco.load(whole / "out" / FINAL)
+    torch.testing.assert_close(extractor(x), model.eval().extractor()(x).detach(), rtol=0, atol=0)
+    assert [path.name for path in (whole / "out").iterdir()] == [FINAL]
+
+
+def test_grey_images_and_two_of_them_can_be_trained_on(tmp_path, capsys):
+    write(tmp_path, *arrays(channels=1))
+    pretrain(tmp_path, "--n_epochs", "1", "--n_images", "2")
+    assert moco.load(tmp_path / "out" / FINAL)(torch.zeros(2, 1, 16, 16)).shape == (2, 8)
+    out = capsys.readouterr().out
+    assert "untrained: k-NN acc" in out and "epoch   1/1  loss" in out and "images/s  k-NN acc" in out
+
+
+# --- interrupted, repeated, refused
+
+def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, capsys):
+    killed = [sys.executable, "-c", KILLED, *command(folder, "--save_every", "0")]
+    died = subprocess.run(killed, cwd=Path(pretrain_moco.__file__).parent)
+    assert died.returncode == -signal.SIGKILL
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert PARTIAL in names and len(names) == 2 and FINAL not in names  # the other is what was written when it died
+    undisturbed = checkpoint.load(whole / "out" / FINAL)
+    for more in ([], ["--force"]):
+        begun = shutil.copytree(folder, folder.with_name("begun" + "".join(more)))
+        if more:
+            checkpoint.save(begun / "out" / FINAL, {"settings": {"seed": 3}})  # what the killed run was to replace
+        capsys.readouterr()
+        resumed = pretrain(begun, *more)
+        assert "going on after epoch 1" in capsys.readouterr().out
+        assert same(resumed.pop("state_dict"), undisturbed["state_dict"])
+        assert resumed == {name: value for name, value in undisturbed.items() if name != "state_dict"}
+        assert not (begun / "out" / PARTIAL).exists()
+
+
+def test_a_second_call_does_nothing(complete, capsys, monkeypatch):
+    monkeypatch.setattr(pretrain_moco, "MoCo", None)
+    before = (complete / "out" / FINAL).read_bytes()
+    pretrain(complete)
+    assert "nothing to do" in capsys.readouterr().out and (complete / "out" / FINAL).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [FINAL, PARTIAL])
+@pytest.mark.parametrize("flag, value, message", [
+    ("--temperature", "0.5", "temperature 1.0 instead of 0.5"), ("--manualSeed", "11", "seed 10 instead of 11"),
+    ("--n_images", "33", "n_images 32 instead of 33"), ("--small_stem", "", "small_stem False instead of True"),
+])
+def test_a_file_of_other_settings_is_refused_and_kept(complete, capsys, name, flag, value, message):
+    path = (complete / "out" / FINAL).rename(complete / "out" / name)
+    before = path.read_bytes()
+    error = refusal(complete, capsys, flag, *([value] if value else []))
+    assert str(path) in error and message in error and "--force" in error and path.read_bytes() == before
+
+
+def test_a_file_made_from_other_images_or_with_another_normalisation_is_refused(complete, capsys):
+    images, labels = arrays()
+    write(complete, images, labels, mean=[0.5] * 3, std=[0.25] * 3)
+    error = refusal(complete, capsys)
+    assert "mean (" in error and "instead of (0.5, 0.5, 0.5), std (" in error and "images" not in error.split("made with")[1]
+    images[96:] ^= 1
+    write(complete, images, labels)
+    assert "made with images" in refusal(complete, capsys)
+
+
+def test_a_published_file_and_a_damaged_one_are_refused_and_replaced_by_force(complete, capsys, whole):
+    final, partial = complete / "out" / FINAL, complete / "out" / PARTIAL
+    content = checkpoint.load(final)
+    torch.save({"epoch": 3, "arch": "resnet18", "state_dict": content["state_dict"]}, final)
+    assert "unknown settings" in (error := refusal(complete, capsys)) and "--force" in error
+    final.rename(partial)
+    partial.write_bytes(partial.read_bytes()[:5000])
+    assert f"{partial} cannot be read" in refusal(complete, capsys)
+    torch.save({"settings": [1]}, final)
+    assert same(pretrain(complete, "--force")["state_dict"], content["state_dict"])
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("more", [
+    ["--n_epochs", "2"],  # the loss of the second step is not a number
+    ["--n_epochs", "1", "--n_images", "16"],  # the only step has a loss, and ruins the features
+])
+def test_a_training_that_diverges_ends_in_one_sentence_and_leaves_no_checkpoint(folder, capsys, more):
+    error = refusal(folder, capsys, "--lr", "1e38", "--warmup_epochs", "0", *more)
+    assert "loss or features are not finite in epoch 1" in error and "lower --lr than 1e+38" in error
+    assert not [*(folder / "out").iterdir()]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(folder, capsys, monkeypatch):
+    monkeypatch.setattr(pretrain_moco, "MoCo", None)
+    file = folder / "data/tiny/images.npy"
+    assert f"{file} cannot be used" in refusal(folder, capsys, "--save_path", str(file))
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--dataset", "nothing"], "dataset nothing is unknown"),
+    (["--arch", "vit"], "invalid choice: 'vit'"),
+    (["--n_images", "1"], "1 is out of range"),
+    (["--batch_size", "1"], "1 is out of range"),
+    (["--warmup_epochs", "4"], "--warmup_epochs 4 is more than --n_epochs 3"),
+])
+def test_bad_input_ends_in_one_sentence(folder, capsys, more, message):
+    assert message in refusal(folder, capsys, *more)

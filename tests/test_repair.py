@@ -1,0 +1,358 @@
+"""repair.py and selection.py as their users call them: what a run gives, leaves, repeats and refuses."""
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import checkpoint
+import errors
+import repair
+import report
+import selection
+import train_classifier
+from conftest import write_small
+from selection import SOLUTIONS
+
+FLAGS = ["--dataset", "small", "--data_path", "data", "--fe", "model2test", "--u_weight", "--p_budget", "5",
+         "--retrain_epoch", "2", "--retrain_lr", "0.01", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with the dataset `small`, a model under repair and its fine-tuned form, which all tests start from."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_small(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_classifier.main(train_classifier.parse_args(
+            ["--dataset", "small", "--data_root", "data", "--n_epochs", "10", "--batch_size", "16", "--device", "cpu"]))
+        run("--solution", "random")
+        shutil.rmtree("save")
+    return folder
+
+
+@pytest.fixture
+def field(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of that folder, as the working directory."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*flags: str, entry=repair) -> None:
+    entry.main(entry.parse_args([*FLAGS, *flags]))
+
+
+def rows(folder: str = "save/small_MobileNet") -> list[dict[str, str]]:
+    with open(Path(folder) / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def folder_of(row: dict[str, str], folder: str = "save/small_MobileNet") -> Path:
+    return Path(folder) / row["run"]
+
+
+def refused(capsys, *flags: str, entry=repair) -> str:
+    """The one sentence that the call ends in, with exit status 2."""
+    with pytest.raises(SystemExit) as stop:
+        errors.run(lambda: run(*flags, entry=entry))
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+# --- what a run gives and leaves
+
+def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsys):
+    run()
+    out = capsys.readouterr().out.splitlines()
+    (row,) = rows()
+    assert list(row) == list(report.COLUMNS)
+    assert out[-1] == report.headline(float(row["acc_before"]), float(row["acc_after"]))
+    assert (row["dataset"], row["model"], row["solution"], row["seed"]) == ("small", "MobileNet", "hybrid", "10")
+    assert int(row["n_annotated"]) == 10 and int(row["n_propagated"]) > 0 and int(row["n_unlabelled"]) > 0
+    folder = folder_of(row)
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json", "selected.csv", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "region_sizes.png",
+        "unsmoothness.png"}
+    record = json.loads((folder / "run.json").read_text())
+    assert [each["epoch"] for each in record["epochs"]] == [1, 2]
+    assert record["epochs"][-1]["acc"] == pytest.approx(float(row["acc_after"]), abs=1e-3)
+    selected = report.read_rows(folder / "selected.csv")
+    assert list(selected[0]) == ["index", "file", "region", "unsmoothness", "predicted class", "label"]
+    assert len(selected) == 10 and all(340 <= int(each["index"]) < 540 for each in selected)
+    labels = np.load("data/small/labels.npy")
+    names = ["zero", "one", "two", "three"]
+    assert [each["label"] for each in selected] == [names[labels[int(each["index"])]] for each in selected]
+
+
+def test_repaired_model_is_a_checkpoint_under_repair_with_the_reported_accuracy(field):
+    run("--solution", "mcp")
+    (row,) = rows()
+    content = checkpoint.load(folder_of(row) / "MobileNet_0_b_repaired.t7")
+    assert content["acc"] == pytest.approx(float(row["acc_after"]), abs=1e-3)
+    run("--solution", "mcp", "--model2test_path", str(folder_of(row) / "MobileNet_0_b_repaired.t7"),
+        "--save_path", "again")
+    assert float(rows("again")[0]["acc_raw"]) == pytest.approx(content["acc"], abs=1e-3)
+
+
+def test_fixed_minus_broken_is_the_change_of_accuracy_on_t2(field):
+    run("--solution", "random")
+    (row,) = rows()
+    change = (float(row["acc_after"]) - float(row["acc_before"])) * 120 / 100
+    assert int(row["fixed"]) - int(row["broken"]) == pytest.approx(change, abs=1e-2)
+    assert float(row["acc_best"]) >= float(row["acc_after"])
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS)
+def test_every_solution_runs_within_its_budget(field, solution):
+    run("--solution", solution)
+    (row,) = rows()
+    assert row["n_annotated"] == "10"
+    unlabelled = {"none": 0, "rest": 190, "all": 200}
+    rule = SOLUTIONS[solution].unlabelled
+    assert rule == "trusted" or int(row["n_unlabelled"]) == unlabelled[rule]
+
+
+@pytest.mark.parametrize("cluster", ["dbscan", "hdbscan", "kmeans"])
+def test_every_clustering_runs(field, cluster):
+    run("--cluster", cluster)
+    assert rows()[0]["n_annotated"] == "10"
+
+
+@pytest.mark.parametrize("flags, tau", [(["--tao", "0.25"], 0.25), (["--avg_tao"], None), (["--auto_tao"], None),
+                                        (["--exp", "-1"], "")])
+def test_tau_follows_the_flags(field, flags, tau):
+    run(*flags)
+    found = rows()[0]["tau"]
+    assert found == ("" if tau == "" else f"{tau:g}") if tau is not None else 0 < float(found) < 1
+    if "--exp" in flags:
+        assert int(rows()[0]["n_unlabelled"]) >= 199  # the most unsmooth image has weight 0
+
+
+@pytest.mark.parametrize("flags, annotated", [(["--sel_l_data"], "10"), (["--sel_u_data"], "0")])
+def test_each_half_of_hybrid_runs_alone(field, flags, annotated):
+    run(*flags)
+    (row,) = rows()
+    assert row["n_annotated"] == annotated
+    assert (row["n_unlabelled"] == "0") == (flags == ["--sel_l_data"])
+
+
+# --- repetition
+
+def test_same_command_gives_the_same_selection_and_accuracies_and_another_batch_size_the_same_selection(field):
+    for name, flags in {"a": [], "b": [], "c": ["--batch_size", "7"]}.items():
+        run("--save_path", name, *flags)
+    a, b, c = (rows(name)[0] for name in "abc")
+    selected = [(folder_of(row, name) / "selected.csv").read_bytes() for row, name in ((a, "a"), (b, "b"))]
+    assert selected[0] == selected[1]
+    accuracies = [name for name in report.COLUMNS if name.startswith("acc")]
+    assert [a[name] for name in accuracies] == [b[name] for name in accuracies]
+    chosen = [[each["index"] for each in report.read_rows(folder_of(row, name) / "selected.csv")]
+              for row, name in ((a, "a"), (c, "c"))]
+    assert chosen[0] == chosen[1]
+
+
+def test_a_finished_run_is_skipped_and_force_does_it_again(field, capsys, monkeypatch):
+    run("--solution", "mcp")
+    first = capsys.readouterr().out.splitlines()[-1]
+    monkeypatch.setattr(repair, "repair", lambda *_: pytest.fail("was done again"))
+    run("--solution", "mcp")
+    again = capsys.readouterr().out.splitlines()
+    assert "done already" in again[-2] and again[-1] == first
+    monkeypatch.undo()
+    monkeypatch.chdir(field)
+    run("--solution", "mcp", "--force")
+    assert len(rows()) == 1
+
+
+def test_other_seeds_and_settings_are_runs_of_their_own_and_settings_that_do_not_matter_are_not(field, capsys):
+    run("--solution", "random")
+    run("--solution", "random", "--manualSeed", "20")
+    run("--solution", "random", "--retrain_epoch", "1")
+    assert len(rows()) == 3
+    run("--solution", "random", "--tao", "0.5", "--avg_clustersize", "3", "--exp", "-1")
+    assert len(rows()) == 3 and "done already" in capsys.readouterr().out
+
+
+def test_published_name_of_hybrid_is_hybrid(field, capsys):
+    run()
+    run("--solution", "TTA")
+    assert len(rows()) == 1 and "done already" in capsys.readouterr().out
+
+
+def test_baseline_model_is_made_once_with_the_settings_that_made_it(field, capsys):
+    path = Path("check_point/small/ckpt_bias/MobileNet_0_b_finetuned.t7")
+    run("--solution", "random")
+    first = path.read_bytes()
+    run("--solution", "mcp", "--manualSeed", "20")
+    assert path.read_bytes() == first
+    assert checkpoint.load(path)["settings"]["epochs"] == 2
+    run("--solution", "random", "--retrain_epoch", "1")
+    assert checkpoint.load(path)["settings"]["epochs"] == 1
+
+
+@pytest.mark.parametrize("stage", ["baseline", "repair"])
+def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_same(field, stage, monkeypatch):
+    run("--save_path", "whole")
+    if stage == "baseline":
+        Path("check_point/small/ckpt_bias/MobileNet_0_b_finetuned.t7").unlink()
+    import scenario
+    module = scenario if stage == "baseline" else repair
+    genuine = module.finetune
+
+    def stops(*args, **kwargs):
+        yield next(genuine(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "finetune", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run("--save_path", "cut")
+    monkeypatch.setattr(module, "finetune", genuine)
+    assert not Path("cut/results.csv").exists()
+    assert stage == "repair" or not Path("check_point/small/ckpt_bias/MobileNet_0_b_finetuned.t7").exists()
+    assert not list(field.rglob("*.tmp"))
+    run("--save_path", "cut")
+    whole, cut = rows("whole")[0], rows("cut")[0]
+    assert [whole[name] for name in ("acc_before", "acc_after")] == [cut[name] for name in ("acc_before", "acc_after")]
+
+
+# --- annotators
+
+def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(field):
+    """With every other label of the pool unknown, and the annotators' answers in a file, the repaired weights are the same."""
+    run("--save_path", "known")
+    run(entry=selection)
+    (path,) = Path("save/small_MobileNet").glob("selection_*/selected.csv")
+    labels = np.load("data/small/labels.npy")
+    asked = report.read_rows(path)
+    assert all(each["label"] == "" for each in asked)
+    with open("answers.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "label"])
+        writer.writerows([each["index"], ["zero", "one", "two", "three"][labels[int(each["index"])]]] for each in asked)
+    labels[340:] = -1
+    np.save("data/small/labels.npy", labels)
+    run("--save_path", "unknown", "--labels", "answers.csv")
+    known, unknown = rows("known")[0], rows("unknown")[0]
+    weights = [checkpoint.load(folder_of(row, name) / "MobileNet_0_b_repaired.t7")["net"]
+               for row, name in ((known, "known"), (unknown, "unknown"))]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert known["propagation_acc"] and unknown["propagation_acc"] == ""
+
+
+def test_selection_does_not_overwrite_answers(field, capsys):
+    run("--solution", "gini", entry=selection)
+    (path,) = Path("save/small_MobileNet").glob("selection_*/selected.csv")
+    answers = report.read_rows(path)
+    answers[0]["label"] = "two"
+    report.write_csv(path, answers[0], answers)
+    assert "holds labels already" in refused(capsys, "--solution", "gini", entry=selection)
+    run("--solution", "gini", "--force", entry=selection)
+    assert not report.answered(path)
+
+
+def test_published_call_of_selection_names_the_call_of_repair(field, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["selection.py", *FLAGS, "--solution", "mcp", "--retrain"])
+    message = refused(capsys, "--solution", "mcp", "--retrain", entry=selection)
+    assert f"python repair.py {' '.join(FLAGS)} --solution mcp" in message and message.count("--retrain ") == 0
+
+
+def test_selection_of_unlabelled_data_alone_selects_nothing_to_annotate(field, capsys):
+    assert "--sel_l_data" in refused(capsys, "--sel_u_data", entry=selection)
+
+
+def test_image_folder_with_files_in_the_selection(field):
+    digits, labels = np.load("data/small/images.npy"), np.load("data/small/labels.npy")
+    for part, begin, end in (("train", 0, 160), ("val", 160, 220), ("test", 220, 340), ("field", 340, 540)):
+        for i in range(begin, end):
+            folder = Path("data/signs", part, "" if part == "field" else f"c{labels[i]}")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits[i]).save(folder / f"{i}.png")
+    Path("data/signs/dataset.json").write_text('{"size": 8}')
+    shutil.copytree("check_point/small", "check_point/signs")
+    run("--dataset", "signs", "--solution", "gini", entry=selection)
+    (path,) = Path("save/signs_MobileNet").glob("selection_*/selected.csv")
+    assert all(Path(each["file"]).is_file() and Path(each["file"]).parts[2] == "field" for each in report.read_rows(path))
+
+
+# --- what is refused
+
+def damage(path: str, content: bytes | dict) -> None:
+    Path(path).write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+
+
+MODEL_FILE = "check_point/small/ckpt_bias/MobileNet_0_b.t7"
+
+
+@pytest.mark.parametrize("flags, parts", [
+    (["--dataset", "smal"], ["dataset smal is unknown", "cifar10", "digits"]),
+    (["--model_number", "1"], ["no model under repair", "MobileNet_1_b.t7", "MODEL_NOS=1 sh train.sh"]),
+    (["--model2test_path", "none.t7"], ["no model under repair none.t7", "train.sh"]),
+    (["--fe", "mocov3"], ["no feature extractor", "DATASET=small PRETRAIN_FE=1 sh train.sh"]),
+    (["--fe", "nowhere.pth.tar"], ["no feature extractor nowhere.pth.tar"]),
+    (["--p_budget", "0"], ["budget of 0 percent", "more than 0"]),
+    (["--p_budget", "101"], ["budget of 101 percent", "at most 100"]),
+    (["--p_budget", "0.1"], ["0 images", "at least 0.5"]),
+    (["--p_budget", "nan"], ["budget"]),
+    (["--labels", "none.csv"], ["labels file none.csv", "cannot be read"]),
+    (["--device", "abacus"], ["device abacus cannot be used"]),
+], ids=lambda value: "_".join(value) if value[0].startswith("--") else "")
+def test_wrong_input_is_named(field, capsys, flags, parts):
+    message = refused(capsys, *flags)
+    assert all(part in message for part in parts), message
+    assert not Path("save").exists()
+
+
+@pytest.mark.parametrize("flags, part", [(["--solution", "mpc"], "mpc"), (["--model2test_arch", "VGG"], "VGG"),
+                                         (["--retrain_epoch", "0"], "0 is out of range"), (["--pbudget", "1"], "--pbudget")])
+def test_wrong_flags_are_named_with_those_to_choose_from(capsys, flags, part):
+    with pytest.raises(SystemExit) as stop:
+        repair.parse_args(flags)
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and part in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("content, part", [
+    (b"", "cannot be read"), (None, "cannot be read"), ({"weights": 1}, "no state_dict in its entry 'net'"),
+    ({"net": {"fc.weight": torch.zeros(2, 2)}}, "does not fit MobileNet")],
+    ids=["empty", "truncated", "foreign", "mismatching"])
+def test_checkpoint_that_cannot_be_used_is_named(field, capsys, content, part):
+    damage(MODEL_FILE, Path(MODEL_FILE).read_bytes()[:1000] if content is None else content)
+    message = refused(capsys)
+    assert MODEL_FILE in message and part in message
+
+
+def test_checkpoint_of_another_number_of_classes_is_named(field, capsys):
+    description = json.loads(Path("data/small/dataset.json").read_text())
+    description["classes"].append("four")
+    Path("data/small/dataset.json").write_text(json.dumps(description))
+    message = refused(capsys)
+    assert "linear.weight is (4, 1024), not (5, 1024)" in message and "number of classes" in message
+
+
+@pytest.mark.parametrize("line, part", [("12,two", "image '12' is not in the pool"), ("340,seven", "'seven' is no class"),
+                                        ("x,two", "image 'x'")])
+def test_labels_file_with_an_unknown_row_is_named_with_its_line(field, capsys, line, part):
+    Path("answers.csv").write_text(f"index,label\n341,two\n{line}\n")
+    message = refused(capsys, "--labels", "answers.csv")
+    assert "answers.csv, line 3" in message and part in message
+
+
+def test_labels_file_without_an_answer_that_is_needed_says_so(field, capsys):
+    Path("answers.csv").write_text("index,label\n341,two\n")
+    message = refused(capsys, "--labels", "answers.csv")
+    assert "labels file answers.csv has no label for" in message and "--labels" in message
+    assert not Path("save/small_MobileNet/results.csv").exists()
+
+
+def test_loss_that_is_not_finite_is_told_and_nothing_is_written(field, capsys):
+    message = refused(capsys, "--solution", "random", "--retrain_lr", "1e30")
+    assert "not finite" in message and "--retrain_lr" in message
+    assert not Path("save/small_MobileNet/results.csv").exists()

@@ -1,0 +1,131 @@
+"""The shell scripts as users call them, in a copy of the repository: what they set up, train, repair, skip and refuse."""
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import write_small
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The code of the repository, without data and results, with the dataset `small`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for pattern in ("*.py", "*.sh", "requirements*.txt", "mymodels/*.py"):
+        for file in ROOT.glob(pattern):
+            (folder / file.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+            shutil.copy(file, folder / file.relative_to(ROOT))
+    write_small(folder / "dataset")
+    return folder
+
+
+def sh(clone: Path, script: str, *flags: str, **variables: str) -> subprocess.CompletedProcess:
+    """The script's result, with the variables set, in this interpreter unless PYTHON is among them."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON")}
+    settings = {"PYTHON": sys.executable, "DATASET": "small", "FE": "model2test", "epoch": "2", "epochs": "1"} | variables
+    return subprocess.run(["sh", script, *flags], cwd=clone, env=inherited | settings, capture_output=True, text=True)
+
+
+def rows(clone: Path, model: str = "MobileNet") -> list[dict[str, str]]:
+    with open(clone / f"save/small_{model}/results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_repair_trains_what_is_missing_and_ends_with_the_headline_and_the_second_call_does_nothing(clone):
+    first = sh(clone, "repair.sh", MODEL="ShuffleNetG2")
+    assert first.returncode == 0, first.stderr
+    assert "epoch   2/2" in first.stdout and (clone / "check_point/small/ckpt_bias/ShuffleNetG2_0_b.t7").exists()
+    last = first.stdout.splitlines()[-1]
+    assert last.startswith("T2 Acc before/after repair: ") and last.count("/") == 2
+    second = sh(clone, "repair.sh", MODEL="ShuffleNetG2")
+    assert "done already" in second.stdout and second.stdout.splitlines()[-1] == last
+    assert "epoch" not in second.stdout and len(rows(clone, "ShuffleNetG2")) == 1
+
+
+def test_lists_make_a_run_for_each_combination_and_tables_one_table(clone):
+    done = sh(clone, "baseline.sh", SOLUTION="random gini", RANDOM_SEED="10 20", p_budget="5")
+    assert done.returncode == 0, done.stderr
+    assert sorted((row["solution"], row["seed"]) for row in rows(clone)) == [
+        ("gini", "10"), ("gini", "20"), ("random", "10"), ("random", "20")]
+    table = subprocess.run([sys.executable, "tables.py", "save/small_MobileNet"], cwd=clone, capture_output=True, text=True)
+    assert "| gini |" in table.stdout and "n=2" in table.stdout
+
+
+def test_flags_are_passed_on(clone):
+    assert "done already" not in sh(clone, "baseline.sh", "--force", SOLUTION="gini", p_budget="5").stdout
+
+
+@pytest.mark.parametrize("tao, settings", [("0.2", "tao=0.2"), ("auto", "auto_tao=1"), ("avg", "avg_tao=1")])
+def test_tao_is_a_number_or_a_rule(clone, tao, settings):
+    done = sh(clone, "repair.sh", tao=tao)
+    assert done.returncode == 0, done.stderr
+    assert any(settings in row["settings"] for row in rows(clone))
+
+
+def test_train_makes_models_a_to_c_and_the_feature_extractor_which_repair_then_uses(clone):
+    flags = "--arch resnet18 --dim 8 --mlp_dim 16 --n_epochs 1 --batch_size 64 --n_images 128"
+    done = sh(clone, "train.sh", epoch="1", MODEL_NOS="1 2", PRETRAIN_FE="1", FE_FLAGS=flags)
+    assert done.returncode == 0, done.stderr
+    folder = clone / "check_point/small"
+    assert {path.name for path in (folder / "ckpt_bias").glob("MobileNet_[12]_b.t7")} == {"MobileNet_1_b.t7", "MobileNet_2_b.t7"}
+    assert (folder / "ckpt_pretrained_mocov3/checkpoint.pth.tar").exists()
+    repaired = sh(clone, "repair.sh", FE="", MODEL_NO="1")
+    assert repaired.returncode == 0, repaired.stderr
+    assert any("fe=mocov3" in row["settings"] for row in rows(clone))
+
+
+def test_missing_features_are_told_before_anything_is_trained_and_name_the_call(clone):
+    shutil.copytree(clone / "dataset/small", clone / "dataset/other", dirs_exist_ok=True)
+    done = sh(clone, "repair.sh", DATASET="other", FE="")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "DATASET=other PRETRAIN_FE=1 sh train.sh" in done.stderr
+    assert not (clone / "check_point/other").exists()
+
+
+@pytest.mark.parametrize("variables, part", [({"DATASET": "smal"}, "dataset smal is unknown"), ({"MODEL": "VGG"}, "VGG"),
+                                             ({"SOLUTION": "mpc"}, "mpc"), ({"p_budget": "0"}, "budget of 0 percent"),
+                                             ({"MODEL_NO": "3"}, "3")])
+def test_wrong_variables_end_in_one_sentence_and_status_2(clone, variables, part):
+    done = sh(clone, "baseline.sh", **{"p_budget": "5"} | variables)
+    assert done.returncode == 2 and part in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_setup_makes_an_environment_installs_into_it_once_and_goes_on_after_an_interruption(tmp_path):
+    shutil.copy(ROOT / "setup.sh", tmp_path)
+    (tmp_path / "requirements.txt").write_text("")  # nothing that would need a network
+    call = 'set -eu; . ./setup.sh; "$PYTHON" -c "import sys; print(sys.prefix)"'
+
+    def prefix(environment: str | None = None) -> tuple[str, str]:
+        names = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON")
+        inherited = {name: value for name, value in os.environ.items() if name not in names}
+        done = subprocess.run(["sh", "-c", call], cwd=tmp_path, capture_output=True, text=True,
+                              env=inherited | ({"VIRTUAL_ENV": environment} if environment else {}))
+        assert done.returncode == 0, done.stderr
+        *said, path = done.stdout.splitlines()
+        return path, " ".join(said)
+
+    (tmp_path / ".venv/bin").mkdir(parents=True)  # left by an interrupted call
+    path, said = prefix()
+    assert Path(path).samefile(tmp_path / ".venv") and "installing requirements.txt into .venv" in said
+    assert prefix() == (path, "")
+    (tmp_path / "requirements.txt").write_text("# another list\n")
+    assert "installing" in prefix()[1]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "active"], check=True)
+    assert Path(prefix(str(tmp_path / "active"))[0]).samefile(tmp_path / "active")
+
+
+def test_setup_says_what_is_missing(tmp_path):
+    shutil.copy(ROOT / "setup.sh", tmp_path)
+    (tmp_path / "requirements.txt").write_text("no-such-package-of-that-name @ file:///nowhere\n")
+    inherited = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON")}
+    done = subprocess.run(["sh", "-c", ". ./setup.sh; echo went on"], cwd=tmp_path, env=inherited, capture_output=True, text=True)
+    assert done.returncode == 2 and "went on" not in done.stdout
+    assert "requirements.txt could not be installed into .venv" in done.stderr.splitlines()[-1]
