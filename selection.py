@@ -15,11 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clustering import NOISE, Regions
+from clustering import NOISE, Regions, kmeans
 from errors import UserError, run
 from oracle import UNKNOWN
 from randomness import generator, key
 from uncertainty import entropy as entropy_of
+
+ROUNDING = {torch.float32: 8, torch.float64: 64}  # eps; up to 5 and 30 were measured at 16 to 2048 dimensions
+NEIGHBOURS = 20  # images of its cluster that say how typical an image is
+CHUNK = 2 ** 20  # distances computed at a time
 
 
 class Evidence(Protocol):
@@ -29,6 +33,7 @@ class Evidence(Protocol):
     probs: Tensor  # float64 [N, C], softmax of the model under repair
     features: Tensor  # float32 [N, D], input of its last linear layer
     variance: Tensor  # float64 [N], over augmented views
+    embedding: Tensor  # float32 [N, D], L2-normalised: what clusters are made in
 
 
 def first(scores: Tensor, budget: int, largest: bool = False) -> np.ndarray:
@@ -57,6 +62,14 @@ def margin(evidence: Evidence, budget: int) -> np.ndarray:
     return first(two[:, 0] - two[:, 1], budget)
 
 
+def turns(group: Tensor, order: Tensor) -> Tensor:
+    """Round int64 [N] that each item is served in when groups int64 [N] take turns, each giving its first in `order` [N]."""
+    by_group = order[group[order].argsort(stable=True)]
+    size = group.bincount()
+    place = torch.arange(len(group), device=group.device) - (size.cumsum(0) - size)[group[by_group]]
+    return torch.empty_like(place).scatter_(0, by_group, place)
+
+
 def mcp(evidence: Evidence, budget: int) -> np.ndarray:
     """Multiple-boundary clustering and prioritisation: the images nearest to each boundary between two classes.
 
@@ -67,11 +80,8 @@ def mcp(evidence: Evidence, budget: int) -> np.ndarray:
     ratio = two.values[:, 1] / two.values[:, 0]
     bin_of = two.indices[:, 0] * evidence.probs.shape[1] + two.indices[:, 1]
     order = ratio.argsort(descending=True, stable=True)
-    by_bin = order[bin_of[order].argsort(stable=True)]
-    size = bin_of.bincount()
-    turn = torch.arange(evidence.n, device=size.device) - (size.cumsum(0) - size)[bin_of[by_bin]]
-    round_of = torch.empty_like(turn).scatter_(0, by_bin, turn)
-    return order[round_of[order].argsort(stable=True)][:budget].cpu().numpy()
+    turn = turns(bin_of, order)
+    return order[turn[order].argsort(stable=True)][:budget].cpu().numpy()
 
 
 def variance(evidence: Evidence, budget: int) -> np.ndarray:
@@ -82,11 +92,11 @@ def variance(evidence: Evidence, budget: int) -> np.ndarray:
 def squared_distance(norm: Tensor, product: Tensor, j: Tensor | int) -> Tensor:
     """Squared distances [N] to the j-th of N vectors, from squared norms and inner products with it, both [N].
 
-    0 below what rounding leaves of the distance between copies: some 4 eps of their squared norm were measured.
+    For J vectors at once: [J, N] from j [J, 1] and products [J, N]. 0 below what rounding leaves between copies.
     """
     both = norm + norm[j]
     distance = both - 2 * product
-    return distance.masked_fill_(distance < 8 * torch.finfo(norm.dtype).eps * both, 0)
+    return distance.masked_fill_(distance < ROUNDING[norm.dtype] * torch.finfo(norm.dtype).eps * both, 0)
 
 
 def coreset(evidence: Evidence, budget: int) -> np.ndarray:
@@ -139,6 +149,46 @@ def spread(a: Tensor, h: Tensor, budget: int, draws: np.ndarray) -> np.ndarray:
         place = int(torch.searchsorted(reach, u * reach[-1], right=True)) if reach[-1] > 0 else 0
         chosen.append(place if place < len(norm) and free[place] and reach[-1] > 0 else int(free.to(torch.int8).argmax()))
     return np.array(chosen, dtype=np.int64)
+
+
+def distance_to_neighbours(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Mean distance float32 [N] of each of the points [N, D] to the other points nearest to it; 0 for a lone point.
+
+    Computed in float64 and rounded, so that ties are ties. Memory is linear in N, time is not.
+    """
+    k = min(neighbours, len(points) - 1)
+    points = points.double()
+    norm = points.square().sum(1)
+    index = torch.arange(len(points), device=points.device)
+    mean = torch.empty(len(points), device=points.device)  # small results kept one by one pin freed blocks: N x N in the end
+    for part in index.split(max(CHUNK // len(points), 1)):
+        squared = squared_distance(norm, points[part] @ points.T, part[:, None])
+        mean[part] = (squared.topk(k + 1, largest=False).values.sqrt().sum(1) / max(k, 1)).float()  # itself is one, at 0
+    return mean
+
+
+def typiclust(evidence: Evidence, budget: int) -> np.ndarray:
+    """The most typical image of each of `budget` k-means clusters of the embedding, that of the largest cluster first.
+
+    Typicality is the inverse mean distance to the 20 nearest neighbours in the cluster, or to all where there are fewer.
+    Where copies leave fewer clusters than the budget, these take turns with their next typical images.
+
+    The paper makes 500 clusters at most. Here is no such cap: budgets are shares of the pool, so that 1 % means 100 images a
+    cluster in a pool of any size, while capped clusters would give several images each, close to one another. k-means++
+    draws by position, so that the order of the pool matters unless the clusters lie apart.
+    Source: Hacohen et al., "Active learning on a budget: opposite strategies suit high and low budgets", ICML 2022.
+    """
+    points, budget = evidence.embedding, min(budget, evidence.n)
+    if budget == 0:
+        return np.empty(0, dtype=np.int64)
+    cluster = kmeans(points, budget, key(evidence.seed, "typiclust"))
+    size = cluster.bincount()
+    distance = torch.empty(evidence.n, device=points.device)
+    for member in cluster.argsort(stable=True).split(size[size > 0].tolist()):
+        distance[member] = distance_to_neighbours(points[member])
+    turn = turns(cluster, distance.argsort(stable=True))
+    order = size[cluster].argsort(descending=True, stable=True)
+    return order[turn[order].argsort(stable=True)][:budget].cpu().numpy()
 
 
 class Selection(NamedTuple):
@@ -196,6 +246,7 @@ class Solution(NamedTuple):
     """One way of repair: how it selects, and which unlabelled images it trains on."""
     strategy: Callable[[Evidence, int], np.ndarray] | None  # None: by region
     unlabelled: str = "none"  # none | rest: all but the annotated | all | trusted: by unsmoothness
+    clusters: bool = False  # whether its selection reads the embedding, and with it --fe
 
     @property
     def by_region(self) -> bool:
@@ -211,10 +262,11 @@ SOLUTIONS = {
     "mcp": Solution(mcp),
     "coreset": Solution(coreset),
     "badge": Solution(badge),
+    "typiclust": Solution(typiclust, clusters=True),
     "SSLRandom": Solution(random, "rest"),
     "SSLConsistency": Solution(variance, "rest"),
     "SSLConsistency-Imp": Solution(variance, "all"),
-    "hybrid": Solution(None, "trusted"),
+    "hybrid": Solution(None, "trusted", clusters=True),
 }
 PUBLISHED_NAMES = {"TTA": "hybrid"}
 
@@ -246,7 +298,8 @@ def main(args) -> None:
     folder = report.Run(task).folder
     path = folder.with_name(f"selection_{folder.name}") / "selected.csv"
     if report.answered(path) and not args.force:
-        raise UserError(f"{path} holds labels already; pass it to repair.py as --labels, move it away, or replace it by --force")
+        raise UserError(f"{path} holds labels already; pass it to repair.py as --labels, move it away, or replace it by "
+                        "--force")
     selection = select(task, args.solution, task.budget)
     report.write_selected(path, task, selection)
     print(f"{len(selection.annotated)} of {task.n} images to annotate: {path}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from mymodels import MODELS, create
+from mymodels.depthwise import Depthwise
 from mymodels.shufflenet import shuffle_channels
 
 N_PARAMETERS = {"MobileNet": 3_217_226, "resnet18": 11_181_642, "ShuffleNetG2": 887_582}  # for 10 classes
@@ -136,6 +137,42 @@ def test_shuffle_interleaves_the_groups_and_keeps_pixels_in_place():
     assert shuffled[0, 1].tolist() == [[300, 301, 302], [303, 304, 305]]
     assert shuffle_channels(x.contiguous(memory_format=torch.channels_last), 2).equal(shuffled)
     assert shuffle_channels(x, 1).equal(x)
+
+
+def whole_numbers(*shape: int) -> Tensor:
+    """float32 of -3 to 3: sums of their products are exact, in whatever order."""
+    return torch.randint(-3, 4, shape).float()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 5), (4, 2)])
+def test_depthwise_is_torchs_convolution_in_output_and_gradients(height, width, stride, layout):
+    ours, plain = Depthwise(6, stride), nn.Conv2d(6, 6, 3, stride, padding=1, groups=6, bias=False)
+    weight, x = whole_numbers(6, 1, 3, 3), whole_numbers(5, 6, height, width)
+    results = []
+    for layer in (ours, plain):
+        layer.load_state_dict({"weight": weight})
+        inputs = x.contiguous(memory_format=layout).requires_grad_()
+        output = layer.to(memory_format=layout)(inputs)
+        torch.manual_seed(1)
+        output.backward(whole_numbers(*output.shape))
+        with torch.no_grad():
+            unpadded = layer(inputs)
+        results.append((output, inputs.grad, layer.weight.grad, unpadded))
+        if layout == torch.channels_last:
+            assert output.is_contiguous(memory_format=layout) and unpadded.is_contiguous(memory_format=layout)
+    for value, expected in zip(*results):
+        assert value.shape == expected.shape and value.equal(expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (1, 5), (4, 2)])
+def test_depthwise_never_trains_on_a_side_that_the_slow_kernel_takes(height, width, stride, monkeypatch):
+    seen, forward = [], nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: seen.append(x) or forward(self, x))
+    Depthwise(6, stride)(whole_numbers(5, 6, height, width))
+    assert len(seen) == 1 and min(seen[0].shape[2:]) == 3
 
 
 def test_unknown_name_raises_an_error_that_lists_the_known_ones():

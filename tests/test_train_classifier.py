@@ -1,0 +1,317 @@
+"""train_classifier.py: what it leaves behind, that interruptions change nothing, and how it refuses."""
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import data
+import train_classifier
+from augment import Normalise
+from errors import run
+from finetune import accuracy
+from mymodels import create
+from train_classifier import learning_rate
+from uncertainty import predict
+
+ROOT = Path(__file__).parents[1]
+MODEL, FILE, PARTIAL = "ShuffleNetG2", "ShuffleNetG2_0_b.t7", "ShuffleNetG2_0_b.partial.t7"
+EPOCHS, STEPS = 4, 3  # of the command below: 48 of 64 train images, 16 a step
+
+# the command, which kills itself in the midst of its n-th step
+KILLED = """
+import os, signal, sys
+import finetune, train_classifier
+last, loss, steps = int(sys.argv.pop(1)), finetune.smoothed_loss, []
+def deadly(*args):
+    steps.append(args)
+    if len(steps) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(*args)
+finetune.smoothed_loss = deadly
+train_classifier.main(train_classifier.parse_args())
+"""
+
+
+def make_dataset(folder: Path) -> None:
+    """Three classes of noise, told apart by their brightest channel."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 3
+    images = rng.integers(0, 156, (96, 8, 8, 3))
+    images[np.arange(96), :, :, labels] += 60
+    np.save(folder / "images.npy", images.astype(np.uint8))
+    np.save(folder / "labels.npy", labels)
+    split = {"train": [0, 64], "val": [64, 80], "T2": [80, 88], "pool": [88, None]}
+    (folder / "dataset.json").write_text(json.dumps({"split": split}))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A data root with the dataset `tiny`."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_once(root, tmp_path_factory) -> tuple[Path, dict]:
+    """The folder that an uninterrupted run leaves, and its result."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(root, folder)
+
+
+@pytest.fixture
+def whole(run_once) -> Path:
+    return run_once[0]
+
+
+@pytest.fixture
+def expected(run_once) -> dict:
+    return run_once[1]
+
+
+def command(root: Path, folder: Path, *more: str) -> list[str]:
+    return ["--dataset", "tiny", "--data_root", str(root), "--save_path", str(folder), "--model", MODEL, "--device", "cpu",
+            "--n_epochs", str(EPOCHS), "--batch_size", "16", "--save_every", "0", *more]
+
+
+def train(root: Path, folder: Path, *more: str) -> dict:
+    """The checkpoint that the command leaves and, as `last`, the weights after the last epoch, which may not be the best."""
+    last, predict = {}, train_classifier.predict
+
+    def look(model, *args):
+        last.update(checkpoint.weights_of(model))
+        return predict(model, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_classifier, "predict", look)
+        train_classifier.main(train_classifier.parse_args(command(root, folder, *more)))
+    return checkpoint.load(folder / FILE) | {"last": last}
+
+
+def refusal(capsys, *argv: str) -> str:
+    """What the command says to stderr when it ends with status 2, which must be one sentence."""
+    with pytest.raises(SystemExit) as stop:
+        run(train_classifier.main, train_classifier.parse_args(list(argv)))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def same(one: dict, other: dict) -> bool:
+    """Whether two results of `train` are equal to the last bit."""
+    return (all(one[part].keys() == other[part].keys() for part in ("net", "last"))
+            and all(value.equal(other[part][name]) for part in ("net", "last") for name, value in one[part].items())
+            and all(one[name] == other[name] for name in ("acc", "epoch", "settings")))
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+# --- what a run leaves
+
+def test_a_run_leaves_the_model_its_accuracy_and_epoch_and_the_biased_sets(root, whole):
+    assert files_in(whole) == [FILE, "biased_dataset/0/train.npy", "biased_dataset/0/val.npy"]
+    content = checkpoint.load(whole / FILE)
+    assert set(content) == {"net", "acc", "epoch", "settings"} and 1 <= content["epoch"] <= EPOCHS
+    tiny, model = data.load("tiny", root), create(MODEL, 3)
+    checkpoint.load_weights(model, whole / FILE)
+    val = tiny.split["val"][np.load(whole / "biased_dataset/0/val.npy")]
+    images, labels = (torch.from_numpy(part[val]) for part in (tiny.images, tiny.labels))
+    assert len(val) == 12
+    assert accuracy(predict(model, Normalise(tiny.mean, tiny.std), images, 5)[0], labels) == content["acc"]
+
+
+def test_each_model_has_its_file_and_its_biased_sets_in_the_folder_of_the_dataset(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--dataset", "tiny", "--data_root", str(root), "--model", MODEL, "--n_epochs", "1", "--class_weight", "1"]
+    train_classifier.main(train_classifier.parse_args([*argv, "--device", "cpu"]))
+    folder = tmp_path / "check_point/tiny/ckpt_bias"
+    assert files_in(folder) == ["ShuffleNetG2_1_b.t7", "biased_dataset/1/class_weights.npy", "biased_dataset/1/train.npy",
+                                "biased_dataset/1/val.npy"]
+    out = capsys.readouterr().out
+    assert out.startswith("ShuffleNetG2 B on tiny: 48 train and 12 val images\nepoch   1/1  loss ")
+    assert out.endswith("saved check_point/tiny/ckpt_bias/ShuffleNetG2_1_b.t7\n")
+
+
+def test_biased_sets_that_are_there_are_used(root, tmp_path, monkeypatch, capsys):
+    seen, real = [], train_classifier.supervised_pass
+    monkeypatch.setattr(train_classifier, "supervised_pass", lambda *args, **more: seen.append(args) or real(*args, **more))
+    mine = {"train": np.array([3, 60, 7, 8, 40]), "val": np.array([15, 2])}
+    for part, index in mine.items():
+        (tmp_path / "biased_dataset/0").mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / f"biased_dataset/0/{part}.npy", index)
+    train(root, tmp_path, "--n_epochs", "1")
+    assert all(np.load(tmp_path / f"biased_dataset/0/{part}.npy").tolist() == index.tolist() for part, index in mine.items())
+    tiny = data.load("tiny", root)
+    (_, _, _, images, everything, none, *_), = seen
+    assert images.images.numpy().tobytes() == tiny.images[mine["train"]].tobytes()
+    assert images.labels.tolist() == (mine["train"] % 3).tolist()
+    assert everything.tolist() == [0, 1, 2, 3, 4] and len(none.labels) == 0
+    assert "5 train and 2 val images" in capsys.readouterr().out
+
+
+def test_the_best_epoch_is_kept_and_the_first_of_equals(root, tmp_path, monkeypatch, capsys):
+    weights = []
+
+    def look(model, *args):
+        weights.append(checkpoint.weights_of(model))
+        return predict(model, *args)
+
+    accuracies = iter([10.0, 50.0, 50.0, 20.0, 20.0])  # of the epochs, then of the last once more
+    monkeypatch.setattr(train_classifier, "predict", look)
+    monkeypatch.setattr(train_classifier, "accuracy", lambda logits, labels: next(accuracies))
+    content = train(root, tmp_path)
+    assert (content["epoch"], content["acc"]) == (2, 50.0)
+    assert all(value.equal(weights[1][name]) for name, value in content["net"].items())
+    assert not content["net"]["conv1.weight"].equal(weights[2]["conv1.weight"])
+    assert f"val acc best/last: 50.00 (epoch 2)/20.00; saved {tmp_path / FILE}\n" in capsys.readouterr().out
+
+
+# --- how it trains
+
+@pytest.mark.parametrize("first, last, rate", [(1, 100, 0.1), (101, 150, 0.01), (151, 200, 0.001)])
+def test_learning_rate_of_200_epochs_falls_after_100_and_150(first, last, rate):
+    assert [learning_rate(epoch, 200) for epoch in range(first, last + 1)] == pytest.approx([rate] * (last - first + 1))
+
+
+def test_an_epoch_trains_on_all_images_by_the_settings(root, tmp_path, monkeypatch):
+    seen = []
+
+    def look(model, optimizer, normalise, images, replay, chosen, smoothing, seed, epoch, size):
+        (group,) = optimizer.param_groups
+        seen.append((epoch, group["lr"], group["momentum"], group["weight_decay"], len(replay), smoothing, seed, size))
+        return torch.tensor(1.0), len(replay)
+
+    monkeypatch.setattr(train_classifier, "supervised_pass", look)
+    train(root, tmp_path, "--manualSeed", "7")
+    assert [epoch for epoch, *_ in seen] == [1, 2, 3, 4]
+    assert [rate for _, rate, *_ in seen] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert {tuple(rest) for _, _, *rest in seen} == {(0.9, 5e-4, 48, 0, 7, 16)}
+
+
+# --- interruptions
+
+def test_a_killed_run_goes_on_and_gives_the_same_bits(root, whole, expected, tmp_path, capsys):
+    step = str(2 * STEPS + 2)  # in epoch 3, where the learning rate has just fallen
+    process = subprocess.run([sys.executable, "-c", KILLED, step, *command(root, tmp_path)], cwd=ROOT, capture_output=True)
+    assert process.returncode == -signal.SIGKILL
+    assert [file for file in files_in(tmp_path) if file.endswith(".t7")] == [PARTIAL]
+    resumed = train(root, tmp_path)
+    assert f"going on after epoch 2, from {tmp_path / PARTIAL}" in capsys.readouterr().out
+    assert same(resumed, expected) and files_in(tmp_path) == files_in(whole)
+    assert not expected["last"]["conv1.weight"].equal(expected["net"]["conv1.weight"])  # both kinds are compared
+
+
+def partial(root: Path, folder: Path, monkeypatch) -> None:
+    """Leave the state after the first of EPOCHS epochs in `folder`."""
+    real = train_classifier.supervised_pass
+
+    def interrupted(*args, **more):
+        if more["epoch"] == 2:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_classifier, "supervised_pass", interrupted)
+        train(root, folder)
+    assert (folder / PARTIAL).exists() and not (folder / FILE).exists()
+
+
+def test_a_state_of_other_settings_is_not_gone_on_with(root, tmp_path, monkeypatch, capsys):
+    partial(root, tmp_path, monkeypatch)
+    after = train(root, tmp_path, "--manualSeed", "11", "--n_epochs", "1")
+    assert "starting anew" in capsys.readouterr().out
+    assert same(after, train(root, tmp_path / "other", "--manualSeed", "11", "--n_epochs", "1"))
+    assert PARTIAL not in files_in(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 8, 1_000_000])
+def test_a_truncated_state_gives_one_sentence_that_names_it(root, tmp_path, monkeypatch, capsys, kept):
+    partial(root, tmp_path, monkeypatch)
+    content = (tmp_path / PARTIAL).read_bytes()
+    assert len(content) > kept
+    (tmp_path / PARTIAL).write_bytes(content[:kept])
+    error = refusal(capsys, *command(root, tmp_path))
+    assert f"{tmp_path / PARTIAL} cannot be read" in error and not (tmp_path / FILE).exists()
+
+
+def test_the_state_is_written_no_more_often_than_asked_and_not_after_the_last_epoch(root, tmp_path, monkeypatch):
+    written, save = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, content: written.append(path.name) or save(path, content))
+    monkeypatch.setattr(train_classifier, "supervised_pass", lambda *args, **more: (torch.tensor(1.0), 48))
+    train(root, tmp_path)
+    assert written == [PARTIAL] * (EPOCHS - 1) + [FILE]
+    train(root, tmp_path, "--save_every", "3600", "--force")
+    assert written[EPOCHS:] == [FILE]
+
+
+# --- repetitions
+
+def test_a_second_call_does_nothing(root, whole, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole, tmp_path / "out")
+    before = (tmp_path / "out" / FILE).stat().st_mtime_ns
+    monkeypatch.setattr(train_classifier, "supervised_pass", None)
+    train(root, tmp_path / "out")
+    assert "nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "out" / FILE).stat().st_mtime_ns == before and files_in(tmp_path / "out") == files_in(whole)
+
+
+@pytest.mark.parametrize("more, difference", [
+    (["--manualSeed", "11"], "seed 10 instead of 11"), (["--n_epochs", "3"], "n_epochs 4 instead of 3"),
+    (["--batch_size", "8", "--manualSeed", "11"], "batch_size 16 instead of 8, seed 10 instead of 11"),
+])
+def test_a_result_of_other_settings_is_kept_and_force_is_named(root, whole, tmp_path, capsys, more, difference):
+    shutil.copytree(whole, tmp_path / "out")
+    error = refusal(capsys, *command(root, tmp_path / "out", *more))
+    assert str(tmp_path / "out" / FILE) in error and difference in error and "--force" in error
+    assert (tmp_path / "out" / FILE).read_bytes() == (whole / FILE).read_bytes()
+
+
+def test_a_result_of_another_biased_set_or_of_unknown_settings_is_kept(root, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "out")
+    np.save(tmp_path / "out/biased_dataset/0/val.npy", np.arange(5))
+    assert "val " in refusal(capsys, *command(root, tmp_path / "out"))
+    torch.save({"net": {}, "acc": 90.0, "epoch": 7}, tmp_path / "out" / FILE)  # as the published code wrote it
+    assert "made with unknown settings" in refusal(capsys, *command(root, tmp_path / "out"))
+    assert checkpoint.load(tmp_path / "out" / FILE)["acc"] == 90
+
+
+def test_force_trains_anew_whatever_is_there(root, expected, tmp_path, capsys):
+    (tmp_path / FILE).write_bytes(b"no checkpoint")
+    assert f"{tmp_path / FILE} cannot be read" in refusal(capsys, *command(root, tmp_path))
+    assert same(train(root, tmp_path, "--force"), expected)
+
+
+# --- refusals
+
+def test_an_unknown_dataset_ends_the_command_in_one_sentence(root, tmp_path):
+    argv = [sys.executable, "train_classifier.py", *command(root, tmp_path), "--dataset", "nothing"]
+    process = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and process.stdout == "" and files_in(tmp_path) == []
+    assert process.stderr.startswith("error: dataset nothing is unknown; ") and process.stderr.count("\n") == 1
+    assert "digits" in process.stderr
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--model", "VGG"], "argument --model: invalid choice: 'VGG'"),
+    (["--class_weight", "3"], "argument --class_weight: invalid choice: 3"),
+    (["--n_epochs", "0"], "0 is out of range"),
+    (["--batch_size", "1"], "1 is out of range"),
+])
+def test_a_bad_flag_ends_in_one_sentence(root, tmp_path, capsys, more, message):
+    assert message in refusal(capsys, *command(root, tmp_path, *more)) and files_in(tmp_path) == []
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_leaves_no_model(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_classifier, "LR", 1e30)
+    error = refusal(capsys, *command(root, tmp_path))
+    assert "the loss is not finite in epoch 1" in error and FILE not in files_in(tmp_path)
