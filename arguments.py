@@ -2,6 +2,8 @@
 import argparse
 import ctypes
 import math
+import re
+import sys
 from typing import NoReturn
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from errors import UserError
 
 SEED = 10
+MAX_SEED = 2 ** 63 - 1
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -29,7 +32,7 @@ def number(kind: type, least: float, most: float = math.inf, above: bool = False
     """An argparse type: a finite number of `kind` from `least` (or above it) to `most`."""
     def parse(text: str):
         value = kind(text)
-        if not (math.isfinite(value) and (value > least if above else value >= least) and value <= most):
+        if not ((value > least if above else value >= least) and value <= min(most, sys.float_info.max)):
             limit = f"above {least}" if above else f"{least} or more"
             raise argparse.ArgumentTypeError(f"{text} is out of range: give a number {limit}"
                                              + (f" and at most {most}" if most < math.inf else ""))
@@ -51,9 +54,9 @@ def device_of(name: str) -> torch.device:
     """The torch device called `name`, once it is known to work, and the process prepared for it. UserError if not."""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
+        torch.zeros(1, device=device).item()  # the meta device can be named, but not computed on
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = re.split(r"[.\n]", str(error))[0]
         raise UserError(f"device {name} cannot be used ({reason}); give --device cpu, or another one") from error
     if device.type == "cpu":
         keep_freed_memory()

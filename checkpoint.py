@@ -64,6 +64,30 @@ def load(path: Path | str) -> dict:
     return content
 
 
+def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
+    """The content of the checkpoint `path`, if its entry `settings` equals `settings`; None where there is no such file.
+
+    UserError if it was made with other settings or cannot be read; with `force`, which replaces it, None then too.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = load(path)
+    except UserError as error:
+        if force:
+            return None
+        raise UserError(f"{error}, or replace it by --force") from error
+    found = content.get("settings")
+    if found == settings:
+        return content
+    if force:
+        return None
+    differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
+                       if name in found and found[name] != value) if isinstance(found, dict) else ""
+    raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another "
+                    "--save_path, or replace it by --force")
+
+
 def load_weights(model: nn.Module, path: Path | str) -> dict:
     """Load the state_dict in the entry `net` of `path` into `model`; returns the other entries.
 

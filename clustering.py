@@ -34,8 +34,10 @@ def dense(features: Tensor, min_samples: int) -> Tensor:
 def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor, Tensor]:
     """Index int64 [N] of the nearest centre of each point, and the squared distance float32 [N] to it."""
     half = centres.square().sum(1) / 2
-    best = [torch.addmm(half, part, centres.T, alpha=-1).min(1) for part in points.split(chunk)]
-    index = torch.cat([b.indices for b in best])
+    # small results kept one by one would pin the large blocks freed between them: N x k numbers in the end
+    index = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    for part, out in zip(points.split(chunk), index.split(chunk)):
+        out.copy_(torch.addmm(half, part, centres.T, alpha=-1).argmin(1))
     return index, (points - centres[index]).square().sum(1)
 
 

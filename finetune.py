@@ -20,7 +20,7 @@ from randomness import generator, key
 from uncertainty import VIEWS, predict, progress
 
 BATCH = 64
-STATISTICS_IMAGES, STATISTICS_BATCH = 4096, 256  # that batch norm's statistics are estimated on, at most and at a time
+STATISTICS_IMAGES, STATISTICS_BATCH = 2048, 256  # that batch norm's statistics are estimated on, in all and at a time
 MOMENTUM = 0.9
 SMOOTHING = 0.1  # probability taken from the labelled class and spread over the others
 TEMPERATURE = 0.5
@@ -35,7 +35,7 @@ class Recipe:
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
-    plain_statistics: bool = True  # batch norm's statistics come from replayed images as they are, not from training batches
+    estimated_statistics: bool = True  # batch norm's come from replayed images alone, not from what was trained on
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
 
 
@@ -79,11 +79,11 @@ def smoothed_one_hot(labels: Tensor, classes: int, smoothing: float = SMOOTHING)
 def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_size: int) -> Tensor:
     """Indices int64 of the train images that the model classifies correctly, judged on the plain images.
 
-    All of them where it classifies none correctly, so that there is something to replay.
+    All of them where it classifies fewer than two correctly, so that there is something to replay.
     """
     logits, _ = predict(model, normalise, train.images, batch_size)
     right = (logits.argmax(1) == train.labels).nonzero()[:, 0]
-    return right if len(right) else torch.arange(len(train.labels), device=train.labels.device)
+    return right if len(right) > 1 else torch.arange(len(train.labels), device=train.labels.device)
 
 
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
@@ -180,7 +180,7 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
 
 @torch.no_grad()
 def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor) -> None:
-    """Set the running statistics of batch norm to those of plain images uint8 [N, H, W, C], for the weights as they are.
+    """Set the running statistics of batch norm to those of images uint8 [N, H, W, C], for the weights as they are.
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise batch norm).
     """
@@ -194,6 +194,16 @@ def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor) 
         model(normalise(images[batch]))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
+
+
+def statistics_images(train: Labelled, replay: Tensor, seed: int, epoch: int) -> Tensor:
+    """Replayed train images, with the train transform, that statistics are estimated on: uint8 [STATISTICS_IMAGES, H, W, C].
+
+    The weights were trained under that transform: without it T2 accuracy was 1 point lower on digits.
+    """
+    draw = key(seed, "statistics", epoch)
+    order = torch.from_numpy(np.resize(generator(draw).permutation(len(replay)), STATISTICS_IMAGES)).to(replay.device)
+    return flip_and_crop(train.images[replay[order]], draw, torch.arange(STATISTICS_IMAGES, device=replay.device))
 
 
 @dataclass
@@ -223,9 +233,8 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled.weights, known,
                                     recipe.lam_ul, recipe.seed, epoch)
             images += n
-        if recipe.plain_statistics:
-            order = torch.from_numpy(generator(key(recipe.seed, "statistics", epoch)).permutation(len(replay)))
-            estimate_statistics(model, normalise, train.images[replay[order[:STATISTICS_IMAGES].to(replay.device)]])
+        if recipe.estimated_statistics:
+            estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch))
         loss, ssl = (value.item() if value is not None else None for value in losses)
         if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):
             raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import checkpoint
 import data
-from arguments import SEED, Parser, add_machine, device_of, number
+from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number
 from augment import Normalise
 from distortion import pair
 from errors import UserError, run
@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None):
                        help="of the momentum encoder at first; it rises to 1 as a cosine")
     group.add_argument("--temperature", type=number(float, 0, above=True), default=1.0, metavar="T",
                        help="temperature of the contrastive loss")
-    group.add_argument("--manualSeed", type=number(int, 0), default=SEED, help="seed of weights, order and views")
+    group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of weights, order and views")
     group = parser.add_argument_group("reports")
     group.add_argument("--knn_every", type=number(int, 0), default=10,
                        help="epochs between k-NN accuracies; 0: before and after training alone")
@@ -120,28 +120,6 @@ def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tens
     return 100 * (votes.argmax(1) == labels).double().mean().item()
 
 
-def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
-    """The content of the checkpoint `path`, if its entry `settings` is equal to `settings`; None where it is missing.
-
-    UserError if it was made with other settings or cannot be read; None then too with `force`, which replaces it.
-    """
-    if not path.exists():
-        return None
-    try:
-        state = checkpoint.load(path)
-        found = state.get("settings")
-        if found == settings:
-            return state
-        differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
-                           if name in found and found[name] != value) if isinstance(found, dict) else ""
-        raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another "
-                        "--save_path, or replace it by --force")
-    except UserError:
-        if force:
-            return None
-        raise
-
-
 def main(args) -> None:
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root)
@@ -155,7 +133,7 @@ def main(args) -> None:
     images = dataset.images[index]
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
                 "images": checkpoint.digest(images.tobytes()), "mean": dataset.mean, "std": dataset.std}
-    if not args.force and made_with(path, settings):
+    if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return
 
@@ -171,7 +149,7 @@ def main(args) -> None:
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
     print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
-    state = made_with(partial, settings, args.force)
+    state = checkpoint.made_with(partial, settings, args.force)
     if state:
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))

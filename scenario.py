@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import checkpoint
 import data
-from arguments import SEED, Parser, add_machine, device_of, number
+from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number
 from augment import Normalise
 from clustering import CLUSTERINGS, Regions, regions
 from errors import UserError
@@ -49,6 +49,8 @@ def parser(doc: str) -> Parser:
     group.add_argument("--p_budget", type=float, default=1.0, help="percent of the pool that may be annotated")
     group.add_argument("--labels", metavar="FILE", help="CSV with the columns index and label: your annotators' answers, "
                        "asked instead of the dataset's labels")
+    group.add_argument("--fe", default=MOCO, metavar="NAME", help=f"features that hybrid and typiclust cluster: {MOCO}, {MODEL} "
+                       "(the model under repair), or the path of a MoCo v3 checkpoint")
 
     group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
     group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and propagate their "
@@ -56,8 +58,6 @@ def parser(doc: str) -> Parser:
     group.add_argument("--sel_u_data", action="store_true", help="semi-supervised training on the trusted part of the pool")
     group.add_argument("--u_weight", action="store_true", help="draw trusted images in proportion to 1 - unsmoothness")
     group.add_argument("--disable_dynamic_u_weight", action="store_true", help="keep those weights for all epochs")
-    group.add_argument("--fe", default=MOCO, metavar="NAME", help=f"features that regions are made in: {MOCO}, {MODEL} (the "
-                       "model under repair), or the path of a MoCo v3 checkpoint")
     group.add_argument("--cluster", choices=list(CLUSTERINGS), default="hybrid", help="clustering that makes regions")
     group.add_argument("--avg_clustersize", type=number(int, 1), default=10, help="images in an average region")
     group.add_argument("--eps", type=number(float, 0, above=True), default=0.3, help="cosine distance of --cluster dbscan")
@@ -73,8 +73,8 @@ def parser(doc: str) -> Parser:
     group.add_argument("--retrain_epoch", type=number(int, 1), default=10, help="epochs")
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")
     group.add_argument("--running_statistics", action="store_true", help="as published: batch norm keeps the running statistics "
-                       "of training batches, instead of those of the replayed images as they are")
-    group.add_argument("--manualSeed", type=number(int, 0), default=SEED, help="seed of all that is random")
+                       "of training batches, mixed views included, instead of those of replayed train images")
+    group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of all that is random")
 
     group = parser.add_argument_group("results")
     group.add_argument("--save_path", help="folder of results.csv and of a folder for each run (default: "
@@ -174,7 +174,7 @@ class Scenario:
         recipe = self.recipe(seed=SEED)  # one baseline for all seeds, so that their results compare
         settings = {"weights": self.weights, "train": checkpoint.digest(self.train.images.cpu().numpy().tobytes()),
                     "epochs": recipe.epochs, "lr": recipe.lr, "weight_decay": recipe.weight_decay,
-                    "plain_statistics": recipe.plain_statistics}
+                    "estimated_statistics": recipe.estimated_statistics}
         model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
         if path.exists() and checkpoint.load(path).get("settings") == settings:
             checkpoint.load_weights(model, path)
@@ -193,7 +193,7 @@ class Scenario:
     def recipe(self, seed: int) -> Recipe:
         args = self.args
         return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, seed,
-                      plain_statistics=not args.running_statistics, batch_size=self.batch_size)
+                      estimated_statistics=not args.running_statistics, batch_size=self.batch_size)
 
     def predictions_of(self, model: nn.Module) -> Tensor:
         """Predicted classes of T2, int64 [N]."""

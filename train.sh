@@ -2,7 +2,7 @@
 # Trains what a repair starts from: Model A, B, C, and, with PRETRAIN_FE=1, the MoCo v3 feature extractor.
 #   sh train.sh
 #   DATASET=gtsrb MODEL="MobileNet resnet18" MODEL_NOS=0 sh train.sh
-# An interrupted training goes on where it stopped; a finished one is left alone.
+# An interrupted training goes on where it stopped; a finished one is left alone. Flags are passed on: sh train.sh --force
 cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}        # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
@@ -19,10 +19,10 @@ set -eu
 for model in $MODEL; do
     for number in $MODEL_NOS; do
         "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" --model "$model" --class_weight "$number" \
-            --n_epochs "$epoch" --manualSeed "$RANDOM_SEED"
+            --n_epochs "$epoch" --manualSeed "$RANDOM_SEED" "$@"
     done
 done
 if [ "$PRETRAIN_FE" = 1 ]; then
     # shellcheck disable=SC2086  # FE_FLAGS is a list
-    "$PYTHON" pretrain_moco.py --dataset "$DATASET" --data_root "$DATA_ROOT" --manualSeed "$RANDOM_SEED" $FE_FLAGS
+    "$PYTHON" pretrain_moco.py --dataset "$DATASET" --data_root "$DATA_ROOT" --manualSeed "$RANDOM_SEED" $FE_FLAGS "$@"
 fi

@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import checkpoint
 import data
-from arguments import SEED, Parser, add_machine, device_of, number
+from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number
 from augment import Normalise
 from errors import UserError, run
 from finetune import MOMENTUM, Labelled, accuracy, supervised_pass
@@ -38,7 +37,7 @@ def parse_args(argv: list[str] | None = None):
     group = parser.add_argument_group("training")
     group.add_argument("--n_epochs", type=number(int, 1), default=200, help="epochs; the learning rate falls at 1/2 and 3/4")
     group.add_argument("--batch_size", type=number(int, 2), default=64, help="images per step")
-    group.add_argument("--manualSeed", type=number(int, 0), default=SEED, help="seed of weights, order and augmentation")
+    group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of weights, order and augmentation")
     group.add_argument("--save_every", type=number(float, 0), default=30, help="seconds between writes of the training state")
     add_machine(parser)
     return parser.parse_args(argv)
@@ -46,33 +45,7 @@ def parse_args(argv: list[str] | None = None):
 
 def learning_rate(epoch: int, epochs: int) -> float:
     """The learning rate of an epoch, counted from 1."""
-    return LR * 0.1 ** sum(epoch > step * epochs for step in STEPS)
-
-
-def resume(path: Path, settings: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """The training state in `path`, loaded into model and optimizer; None where it is missing or of other settings."""
-    if not path.exists():
-        return None
-    state = checkpoint.load(path)
-    if state.get("settings") != settings:
-        print(f"{path} is of other settings: starting anew")
-        return None
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"going on after epoch {state['epoch']}, from {path}")
-    return state
-
-
-def finished(path: Path, settings: dict) -> bool:
-    """Whether `path` holds the result of these settings. UserError if it holds another."""
-    if not path.exists():
-        return False
-    found = checkpoint.load(path).get("settings") or {}
-    if found == settings:
-        return True
-    differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
-                       if name in found and found[name] != value)
-    raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; move it away, or replace it by --force")
+    return LR * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
 
 
 def main(args) -> None:
@@ -85,7 +58,7 @@ def main(args) -> None:
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "batch_size": args.batch_size, "seed": args.manualSeed, "train": checkpoint.digest(subset["train"].tobytes()),
                 "val": checkpoint.digest(subset["val"].tobytes())}
-    if not args.force and finished(path, settings):
+    if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return
 
@@ -96,7 +69,13 @@ def main(args) -> None:
     torch.manual_seed(args.manualSeed)
     model = create(args.model, dataset.num_classes, dataset.images.shape[3]).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    state = resume(partial, settings, model, optimizer) or {"epoch": 0, "best": {"acc": -1.0}}
+    state = checkpoint.made_with(partial, settings, args.force)
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"going on after epoch {state['epoch']}, from {partial}")
+    else:
+        state = {"epoch": 0, "best": {"acc": -1.0}}
     best, saved = state["best"], time.perf_counter()
 
     print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")

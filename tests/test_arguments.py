@@ -90,6 +90,17 @@ def test_of_a_long_complaint_of_torch_the_first_line_is_given(monkeypatch):
     def fail(*args, **more):
         raise RuntimeError("CUDA error: out of memory.\nCompile with TORCH_USE_CUDA_DSA ...")
 
-    monkeypatch.setattr(torch, "empty", fail)
+    monkeypatch.setattr(torch, "zeros", fail)
     with pytest.raises(UserError, match=r"device cpu cannot be used \(CUDA error: out of memory\); "):
         device_of("cpu")
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu"])
+def test_a_device_that_has_a_name_but_does_not_compute_is_refused_in_one_sentence(name):
+    with pytest.raises(UserError, match=f"device {name} cannot be used .*; give --device cpu"):
+        device_of(name)
+
+
+def test_a_whole_number_too_long_for_a_float_is_out_of_range():
+    with pytest.raises(argparse.ArgumentTypeError, match="out of range"):
+        number(int, 0)("9" * 400)

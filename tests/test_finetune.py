@@ -11,8 +11,9 @@ from torch import Tensor, nn
 import finetune as module
 from augment import Normalise
 from errors import UserError
-from finetune import (BATCH, Labelled, Recipe, Unlabelled, accuracy, batches, estimate_statistics, finetune, guess, mix,
-                      replay_of, smoothed_loss, smoothed_one_hot, ssl_loss, ssl_pass, ssl_step, supervised_pass)
+from finetune import (BATCH, STATISTICS_IMAGES, Labelled, Recipe, Unlabelled, accuracy, batches, estimate_statistics, finetune,
+                      guess, mix, replay_of, smoothed_loss, smoothed_one_hot, ssl_loss, ssl_pass, ssl_step, statistics_images,
+                      supervised_pass)
 from oracle import UNKNOWN
 
 PLAIN = Normalise([0.0] * 3, [1 / 255] * 3)  # model input = grey levels
@@ -509,28 +510,25 @@ def test_either_pass_learns_what_the_labels_of_the_field_say(ssl):
 
 
 @pytest.mark.parametrize("ssl, chosen", [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("plain", [True, False])
-def test_statistics_after_an_epoch_are_those_of_the_replayed_images_as_they_are_unless_told_otherwise(plain, ssl, chosen):
+@pytest.mark.parametrize("estimated", [True, False])
+def test_statistics_after_an_epoch_are_those_of_the_replayed_images_unless_told_otherwise(estimated, ssl, chosen):
     model, train = Small(), noise(130)
     replay = replay_of(model, NORMALISE, train, 256)
-    tuned(model, Recipe(1, plain_statistics=plain), ssl, chosen)
+    tuned(model, Recipe(1, estimated_statistics=estimated), ssl, chosen)
     expected = copy.deepcopy(model)
-    estimate_statistics(expected, NORMALISE, train.images[replay])
+    estimate_statistics(expected, NORMALISE, statistics_images(train, replay, Recipe().seed, 1))
     assert 0 < len(replay) < 130
     close = [torch.allclose(*values, rtol=1e-6) for values in zip(model.buffers(), expected.buffers())]
-    assert all(close) if plain else not any(close[:2])  # mean and variance of the first layer
+    assert all(close) if estimated else not any(close[:2])  # mean and variance of the first layer
 
 
-def test_statistics_are_estimated_on_so_many_replayed_images_drawn_anew_in_each_epoch(monkeypatch):
-    given = []
-    monkeypatch.setattr(module, "STATISTICS_IMAGES", 50)
-    monkeypatch.setattr(module, "estimate_statistics", lambda *args: given.append(set(args[2][:, 0, 0, 0].tolist())))
-    model, labels = Table(torch.eye(CLASSES)[torch.arange(200) % 2]), torch.arange(200) % 2
-    labels[150:] = 2  # which the model never says
-    list(finetune(model, PLAIN, Labelled(flat(range(200)), labels), Recipe(2, lr=0.0), none()))
-    first, second = given
-    assert len(first) == len(second) == 50 and first != second
-    assert all(numbers < set(range(150)) and max(numbers) > 100 for numbers in given)
+def test_statistics_are_estimated_on_replayed_images_with_the_train_transform_drawn_anew_in_each_epoch():
+    train, replay = Labelled(flat(range(200)), torch.zeros(200, dtype=torch.int64)), torch.arange(50, 150)
+    first, again, second = (statistics_images(train, replay, 10, epoch) for epoch in (1, 1, 2))
+    assert len(first) == STATISTICS_IMAGES and torch.equal(first, again) and not torch.equal(first, second)
+    levels = first.flatten(1).amax(1)  # of flat images that are partly black after the crop
+    assert set(levels.tolist()) == set(range(50, 150)) and levels.bincount()[50:].min() >= STATISTICS_IMAGES // 100
+    assert 0.5 < (first.flatten(1).amin(1) == 0).double().mean() < 1
 
 
 def test_weights_that_the_caller_replaces_hold_from_the_next_epoch(steps):

@@ -226,10 +226,12 @@ def partial(root: Path, folder: Path, monkeypatch) -> None:
     assert (folder / PARTIAL).exists() and not (folder / FILE).exists()
 
 
-def test_a_state_of_other_settings_is_not_gone_on_with(root, tmp_path, monkeypatch, capsys):
+def test_a_state_of_other_settings_is_lost_by_force_alone(root, tmp_path, monkeypatch, capsys):
     partial(root, tmp_path, monkeypatch)
-    after = train(root, tmp_path, "--manualSeed", "11", "--n_epochs", "1")
-    assert "starting anew" in capsys.readouterr().out
+    error = refusal(capsys, *command(root, tmp_path, "--manualSeed", "11", "--n_epochs", "1"))
+    assert "n_epochs 4 instead of 1, seed 10 instead of 11" in error and "--force" in error
+    assert PARTIAL in files_in(tmp_path)
+    after = train(root, tmp_path, "--manualSeed", "11", "--n_epochs", "1", "--force")
     assert same(after, train(root, tmp_path / "other", "--manualSeed", "11", "--n_epochs", "1"))
     assert PARTIAL not in files_in(tmp_path)
 
