@@ -16,11 +16,11 @@ import checkpoint
 import plots
 import report
 import scenario
-from errors import UserError, run
+from errors import run
 from finetune import Labelled, Unlabelled, finetune
 from oracle import UNKNOWN
 from scenario import Scenario
-from selection import SOLUTIONS, Selection, nothing, select
+from selection import SOLUTIONS, nothing, select
 from uncertainty import normalised
 
 
@@ -67,11 +67,10 @@ def repair(task: Scenario, results: report.Run) -> None:
         selection = select(task, args.solution, task.budget) if annotates else nothing(task.n)
         answers = task.oracle.annotate(selection.annotated)
         labels = selection.labels(answers)
-        semi_supervised = args.sel_u_data if solution.by_region else solution.unlabelled != "none"
-        trusts = semi_supervised and solution.unlabelled == "trusted"
+        trusts = task.semi_supervised and solution.unlabelled == "trusted"
         unsmoothness = task.unsmoothness.cpu().numpy() if solution.by_region else None
         mask = (unsmoothness <= task.tau if args.exp == 0 else np.ones(task.n, bool)) if trusts else None
-        unlabelled = Unlabelled(sampling_weights(task, labels, unsmoothness, mask)) if semi_supervised else None
+        unlabelled = Unlabelled(sampling_weights(task, labels, unsmoothness, mask)) if task.semi_supervised else None
     n_propagated, propagation_acc = report.propagation(task, selection, labels)
     n_unlabelled = int((unlabelled.weights > 0).sum()) if unlabelled else 0
     print(f"annotated {task.oracle.n_asked}, propagated to {n_propagated}"

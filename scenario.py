@@ -277,20 +277,25 @@ class Scenario:
         return solution.clusters and (self.args.sel_l_data or not solution.by_region)
 
     @property
+    def semi_supervised(self) -> bool:
+        """Whether the solution trains on unlabelled images."""
+        solution = SOLUTIONS[self.args.solution]
+        return self.args.sel_u_data if solution.by_region else solution.unlabelled != "none"
+
+    @property
     def settings(self) -> dict:
         """All settings that make the result of this solution, but data, model, solution, budget and seed."""
         args, solution = self.args, SOLUTIONS[self.args.solution]
         names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch", "running_statistics"]
-        semi_supervised = args.sel_u_data if solution.by_region else solution.unlabelled != "none"
         if solution.by_region:
             names += ["sel_l_data", "sel_u_data"]
             if args.sel_l_data:
                 names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
-            if semi_supervised:
+            if self.semi_supervised:
                 names += ["exp", "u_weight", "disable_dynamic_u_weight"]
                 if args.exp == 0:
                     names += ["auto_tao"] if args.auto_tao else ["avg_tao"] if args.avg_tao else ["tao"]
-        if semi_supervised:
+        if self.semi_supervised:
             names += ["lam_ul"]
         settings = {name: getattr(args, name) for name in names}
         if self.uses_embedding:
