@@ -3,14 +3,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
 from sklearn.cluster import DBSCAN, HDBSCAN
 from torch import Tensor
 
 from randomness import generator
+from reachability import spanning_tree
 
 MIN_CLUSTER_SIZE = 5
 MAX_ITERATIONS = 100
 NOISE = -1
+LEAST = 1e-150  # between copies: a sparse graph has no edges of length 0
 
 
 class Regions(NamedTuple):
@@ -27,8 +30,20 @@ def dense(features: Tensor, min_samples: int) -> Tensor:
     """
     if len(features) < max(MIN_CLUSTER_SIZE, min_samples + 1):
         return torch.full((len(features),), NOISE)
-    model = HDBSCAN(min_samples=min_samples + 1, min_cluster_size=MIN_CLUSTER_SIZE, copy=True)
-    return torch.from_numpy(model.fit_predict(features.double().cpu().numpy())).long()
+    tree = spanning_tree(features, min_samples)
+    order = np.argsort(tree.length)  # of the same kind as scikit-learn's, which decides how edges as long are ordered
+    p, q = tree.p[order], tree.q[order]
+    graph = coo_array((increasing(tree.length[order]), (p, q)), (len(features),) * 2)
+    # each point's shortest edge in the tree is no longer than any other, so that a core distance by it changes no edge
+    model = HDBSCAN(min_samples=1, min_cluster_size=MIN_CLUSTER_SIZE, metric="precomputed", copy=False)
+    return torch.from_numpy(model.fit_predict((graph + graph.T).tocsr())).long()
+
+
+def increasing(length: np.ndarray) -> np.ndarray:
+    """Lengths float64 [N] >= 0 in order, those that are equal made greater by the least that keeps their order, and none 0."""
+    place = np.arange(len(length))
+    bits = np.maximum(length, LEAST).view(np.int64)  # of positive floats, consecutive integers are consecutive floats
+    return (np.maximum.accumulate(bits - place) + place).view(np.float64)
 
 
 def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,13 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans
+from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clustering import (CLUSTERINGS, NOISE, centroids, count_of, dense, kmeans, nearest, numbered, regions,
+from clustering import (CLUSTERINGS, NOISE, centroids, count_of, dense, increasing, kmeans, nearest, numbered, regions,
                         representatives, spread_out)
 from randomness import generator
 
@@ -99,6 +99,25 @@ def test_dense_finds_the_recorded_clusters_and_noise(oracle):
     with np.load(oracle / "e_hdbscan_hybrid16d.npz", allow_pickle=False) as arrays:
         label, recorded = dense(torch.from_numpy(arrays["X"]), min_samples=3).numpy(), arrays["hdbscan_ms3"]
     assert ((label == NOISE) == (recorded == NOISE)).all() and adjusted_rand_score(label, recorded) == 1
+
+
+@pytest.mark.parametrize("min_samples", [1, 3, 6])
+@pytest.mark.parametrize("width", [2, 16, 300])
+def test_dense_is_what_scikit_learn_finds(width, min_samples):
+    rng = np.random.default_rng(width)
+    points = np.concatenate([rng.normal(size=(1, width)) + spread * rng.normal(size=(100, width)) for spread in (0.1, 0.3, 0.5, 3)])
+    points = normalize(torch.from_numpy(points).float())
+    label = dense(points, min_samples).numpy()
+    theirs = HDBSCAN(min_samples=min_samples + 1, min_cluster_size=5, copy=True).fit_predict(points.double().numpy())
+    assert 0 < (label == NOISE).sum() < 400
+    assert ((label == NOISE) == (theirs == NOISE)).all() and adjusted_rand_score(label, theirs) == 1
+
+
+def test_equal_lengths_become_the_least_longer():
+    length = np.array([0.0, 0.0, 0.5, 0.5, 0.5, np.nextafter(0.5, 1), 2.0])
+    longer = increasing(length)
+    assert (np.diff(longer) > 0).all() and longer[0] > 0 and np.allclose(longer, length, rtol=1e-15, atol=1e-149)
+    assert longer[[2, 6]].tolist() == [0.5, 2.0]
 
 
 def test_dense_takes_lone_points_and_far_bunches_of_fewer_than_five_for_noise():

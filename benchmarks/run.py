@@ -1,0 +1,154 @@
+"""Time each step against its published form, in turn, and write the table.
+
+    python benchmarks/run.py                     all cases, at the sizes of the table: about an hour on two cores
+    python benchmarks/run.py coreset badge       these cases
+    python benchmarks/run.py --scale 0.05        small sizes, to see that everything runs; the table stays as it is
+    python benchmarks/run.py --table             the table of README.md again, from the results that are there
+
+Each side of a case has a process of its own, so that neither's allocator, caches or threads help or hinder the other; they
+take turns, published first, and both are idle while the other works. A side's first run is not counted where there are
+several. Memory is what the process held at its peak beyond what it held before the first run.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+RESULTS = ROOT / "results" / "benchmarks"
+README = ROOT / "benchmarks" / "README.md"
+MARKS = "<!-- table: written by run.py -->", "<!-- end of table -->"
+
+
+def peak() -> float:
+    """The largest resident set of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+
+
+def serve(connection, name: str, side: str, scale: float) -> None:
+    """One side of a case: makes its inputs, sends the size, then runs once for every message and sends what it measured."""
+    import torch
+    from arguments import device_of
+    from cases import CASES
+    if side == "ours":
+        device_of("cpu")  # prepares the process as the scripts do
+    case = CASES[name].make(scale)
+    before = peak()
+    connection.send((case.size, torch.get_num_threads()))
+    while connection.recv():
+        start = time.perf_counter()
+        result = getattr(case, side)()
+        connection.send((time.perf_counter() - start, result, peak() - before))
+
+
+def measure(name: str, scale: float, repeats: int) -> dict:
+    """Times, memory and agreement of a case."""
+    from cases import CASES
+    context = multiprocessing.get_context("spawn")
+    sides, seconds, memory, results = {}, {"published": [], "ours": []}, {}, {}
+    for side in seconds:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, name, side, scale), daemon=False)
+        process.start()
+        theirs.close()
+        sides[side] = process, ours
+        size, threads = ours.recv()  # one at a time: making inputs costs, too
+    for turn in range(repeats + (repeats > 1)):
+        for side, (_, connection) in sides.items():
+            connection.send(True)
+            took, results[side], memory[side] = connection.recv()
+            if turn or repeats == 1:
+                seconds[side].append(took)
+    for process, connection in sides.values():
+        connection.send(False)
+        process.join()
+    agreement = agreement_of(name, scale, results)
+    return {"case": name, "title": CASES[name].title, "size": size, "scale": scale, "target": CASES[name].target,
+            "memory_target": CASES[name].memory_target, "seconds": seconds, "memory_mb": memory, "agreement": agreement,
+            "threads": threads, "ratio": statistics.median(seconds["published"]) / statistics.median(seconds["ours"]),
+            "machine": machine()}
+
+
+def agreement_of(name: str, scale: float, results: dict) -> str:
+    """In words, how the two results compare."""
+    from cases import CASES
+    if name == "run":  # making the case would train a model again
+        return "T2 acc {ours:.2f} and {published:.2f}".format(**results)
+    return CASES[name].make(scale).agreement(results["ours"], results["published"])
+
+
+def machine() -> dict:
+    """What the numbers were measured on."""
+    import torch
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        name = models[0] if models else name
+    return {"cpu": name, "cores": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability(),
+            "python": platform.python_version(), **{package: version(package) for package in
+                                                    ("torch", "torchvision", "numpy", "scikit-learn")}}
+
+
+def spread(seconds: list[float]) -> str:
+    """Median, and from least to most where there are several, in seconds."""
+    middle = f"{statistics.median(seconds):.3g}"
+    return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.3g} to {max(seconds):.3g})"
+
+
+def row(result: dict) -> str:
+    """A line of the table."""
+    share = result["memory_mb"]["ours"] / max(result["memory_mb"]["published"], 1e-9)
+    met = result["ratio"] >= result["target"] and (result["memory_target"] is None or share <= result["memory_target"])
+    target = f"{result['target']:g}" + (f", memory {result['memory_target']:g}" if result["memory_target"] else "")
+    memory = " / ".join(f"{result['memory_mb'][side]:,.0f}" for side in ("published", "ours"))
+    return (f"| {result['title']} | {result['size']} | {spread(result['seconds']['published'])} | {spread(result['seconds']['ours'])} "
+            f"| {result['ratio']:.1f} | {target} | {'met' if met else '**missed**'} | {memory} | {result['agreement']} |")
+
+
+def table() -> str:
+    """The table of all results that are there, in Markdown."""
+    from cases import CASES
+    results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in CASES if (RESULTS / f"{name}.json").exists()]
+    lines = ["| case | size | published, s | ours, s | ratio | target | | peak memory, MB: published / ours | agreement |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *map(row, results)]
+    machines = {json.dumps(result["machine"]): result["machine"] for result in results}
+    for one in machines.values():
+        lines += ["", f"Measured on {one['cpu']} ({one['capability']}), {one['cores']} cores, Python {one['python']}, " + ", ".join(
+            f"{name} {one[name]}" for name in ("torch", "torchvision", "numpy", "scikit-learn")) + "."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from cases import CASES
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)} (default: all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all sizes")
+    parser.add_argument("--repeats", type=int, help="measurements of each side (default: the case's own)")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    unknown = [name for name in args.case if name not in CASES]
+    if unknown or not 0 < args.scale <= 1 or args.repeats is not None and args.repeats < 1:
+        parser.error(f"there is no case {unknown[0]}; choose from {', '.join(CASES)}" if unknown else
+                     "--scale is above 0 and at most 1, and --repeats 1 or more")
+    for name in [] if args.table else args.case or CASES:
+        result = measure(name, args.scale, args.repeats or CASES[name].repeats)
+        print(row(result), flush=True)
+        if args.scale == 1:
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if args.scale == 1:
+        text = README.read_text()
+        start, end = (text.index(mark) for mark in MARKS)
+        README.write_text(text[:start] + MARKS[0] + "\n" + table() + "\n" + text[end:])
+
+
+if __name__ == "__main__":
+    main()
