@@ -4,14 +4,17 @@ import ctypes
 import math
 import re
 import sys
+from types import MethodType
 from typing import NoReturn
 
 import torch
+from torch import Tensor, nn
 
 from errors import UserError
 
 SEED = 10
 MAX_SEED = 2 ** 63 - 1
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # None: as the weights are
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -42,10 +45,14 @@ def number(kind: type, least: float, most: float = math.inf, above: bool = False
 
 
 def add_machine(parser: Parser) -> None:
-    """Flags about the machine: none of them changes what is computed."""
+    """Flags about the machine: none of them changes what is computed, but --precision its rounding."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME",
                        help="torch device that holds the images and computes")
+    group.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the networks' layers: bfloat16 is "
+                       "mixed precision, for processors that have it; weights and losses stay float32")
+    group.add_argument("--compile", action="store_true", help="compile the networks, which pays in long runs on a GPU: it takes "
+                       "minutes at first, and on a CPU needs a C++ compiler")
     group.add_argument("--num_workers", type=number(int, 0), default=0,
                        help="accepted for published calls; images are augmented in batches on the device, without workers")
 
@@ -61,6 +68,24 @@ def device_of(name: str) -> torch.device:
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+def on_machine(model: nn.Module, args, device: torch.device) -> nn.Module:
+    """The model on a device, in channels_last, computing as the flags of `add_machine` say; what it gives stays float32.
+
+    A copy of it computes at the same precision, and is not compiled.
+    """
+    model.to(device, memory_format=torch.channels_last)
+    dtype = PRECISIONS[args.precision]
+    if dtype is not None:
+        def forward(self, *inputs):
+            with torch.autocast(device.type, dtype):
+                outputs = type(self).forward(self, *inputs)
+            return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
+        model.forward = MethodType(forward, model)  # a method, so that a deep copy has one of its own
+    if args.compile:
+        model.compile()
+    return model
 
 
 def keep_freed_memory() -> None:

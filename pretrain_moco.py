@@ -17,7 +17,7 @@ from torch import Tensor
 
 import checkpoint
 import data
-from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number
+from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number, on_machine
 from augment import Normalise
 from distortion import pair
 from errors import UserError, run
@@ -144,8 +144,7 @@ def main(args) -> None:
     labelled = labelled[::math.ceil(len(labelled) / KNN_IMAGES)]  # not the first ones: an image folder is in order of classes
     known = [torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels)]
     torch.manual_seed(args.manualSeed)
-    model = MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3])
-    model.to(device, memory_format=torch.channels_last)
+    model = on_machine(MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3]), args, device)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
     print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")

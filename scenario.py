@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import checkpoint
 import data
-from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number
+from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number, on_machine
 from augment import Normalise
 from clustering import CLUSTERINGS, Regions, regions
 from errors import UserError
@@ -162,7 +162,7 @@ class Scenario:
         """The model under repair, as its checkpoint has it."""
         model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
         checkpoint.load_weights(model, self.checkpoint_path)
-        return model.to(self.device, memory_format=torch.channels_last)
+        return on_machine(model, self.args, self.device)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -174,13 +174,13 @@ class Scenario:
         recipe = self.recipe(seed=SEED)  # one baseline for all seeds, so that their results compare
         settings = {"weights": self.weights, "train": checkpoint.digest(self.train.images.cpu().numpy().tobytes()),
                     "epochs": recipe.epochs, "lr": recipe.lr, "weight_decay": recipe.weight_decay,
-                    "estimated_statistics": recipe.estimated_statistics}
+                    "estimated_statistics": recipe.estimated_statistics, **self._rounding}
         model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
         if path.exists() and checkpoint.load(path).get("settings") == settings:
             checkpoint.load_weights(model, path)
-            return model.to(self.device, memory_format=torch.channels_last)
+            return on_machine(model, self.args, self.device)
         model.load_state_dict(self.raw_model.state_dict())
-        model.to(self.device, memory_format=torch.channels_last)
+        on_machine(model, self.args, self.device)
         nothing = Labelled(self.train.images[:0], self.train.labels[:0])
         print(f"fine-tuning the model under repair on its own train set, {len(self.train.labels)} images", flush=True)
         for record in finetune(model, self.normalise, self.train, recipe, nothing, smoothing=0):
@@ -283,6 +283,11 @@ class Scenario:
         return self.args.sel_u_data if solution.by_region else solution.unlabelled != "none"
 
     @property
+    def _rounding(self) -> dict:
+        """The precision, where it is not float32."""
+        return {} if self.args.precision == "float32" else {"precision": self.args.precision}
+
+    @property
     def settings(self) -> dict:
         """All settings that make the result of this solution, but data, model, solution, budget and seed."""
         args, solution = self.args, SOLUTIONS[self.args.solution]
@@ -303,7 +308,7 @@ class Scenario:
             settings["fe"] = f"{MOCO}:{made_by}" if made_by else MODEL
         if args.labels:
             settings["labels"] = checkpoint.digest(Path(args.labels).read_bytes())
-        return settings | {"weights": self.weights}
+        return settings | self._rounding | {"weights": self.weights}
 
 
 def budget_of(p_budget: float, n: int) -> int:

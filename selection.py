@@ -24,6 +24,7 @@ from uncertainty import entropy as entropy_of
 ROUNDING = {torch.float32: 8, torch.float64: 64}  # eps; up to 5 and 30 were measured at 16 to 2048 dimensions
 NEIGHBOURS = 20  # images of its cluster that say how typical an image is
 CHUNK = 2 ** 20  # distances computed at a time
+ROWS = 4096  # vectors made float64 at a time
 
 
 class Evidence(Protocol):
@@ -89,14 +90,18 @@ def variance(evidence: Evidence, budget: int) -> np.ndarray:
     return first(evidence.variance, budget, largest=True)
 
 
+def without_rounding(distance: Tensor, both: Tensor) -> Tensor:
+    """Squared distances made 0, in place, below what rounding leaves between copies; `both` is the sum of the squared norms."""
+    return distance.masked_fill_(distance < ROUNDING[both.dtype] * torch.finfo(both.dtype).eps * both, 0)
+
+
 def squared_distance(norm: Tensor, product: Tensor, j: Tensor | int) -> Tensor:
     """Squared distances [N] to the j-th of N vectors, from squared norms and inner products with it, both [N].
 
-    For J vectors at once: [J, N] from j [J, 1] and products [J, N]. 0 below what rounding leaves between copies.
+    For J vectors at once: [J, N] from j [J, 1] and products [J, N].
     """
     both = norm + norm[j]
-    distance = both - 2 * product
-    return distance.masked_fill_(distance < ROUNDING[norm.dtype] * torch.finfo(norm.dtype).eps * both, 0)
+    return without_rounding(both - 2 * product, both)
 
 
 def coreset(evidence: Evidence, budget: int) -> np.ndarray:
@@ -118,9 +123,13 @@ def coreset(evidence: Evidence, budget: int) -> np.ndarray:
     return chosen.cpu().numpy()
 
 
-def gradient_distance(a: Tensor, h: Tensor, norm: Tensor, j: Tensor | int) -> Tensor:
-    """Squared distances [N] of gradient embeddings a (x) h to the j-th, from a [N, C], h [N, D] and norm = |a|^2 |h|^2."""
-    return squared_distance(norm, (a @ a[j]) * (h @ h[j]), j)
+def gradient_distance(a: Tensor, h: Tensor, norm: Tensor, j: int, rows: Tensor) -> Tensor:
+    """Squared distances float64 [B] of gradient embeddings a (x) h at int64 rows [B] to the j-th.
+
+    From a float64 [N, C], h [N, D] and norm = |a|^2 |h|^2, float64 [N].
+    """
+    both = norm[rows] + norm[j]
+    return without_rounding(both - 2 * (a[rows] @ a[j]) * (h[rows].double() @ h[j].double()), both)
 
 
 def badge(evidence: Evidence, budget: int) -> np.ndarray:
@@ -129,22 +138,31 @@ def badge(evidence: Evidence, budget: int) -> np.ndarray:
     The first pick has the largest norm, the next are drawn with probability proportional to the squared distance to the
     nearest pick. Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020.
     """
-    h, probs = evidence.features.double(), evidence.probs
+    probs = evidence.probs
     a = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]) - probs
     draws = generator(key(evidence.seed, "badge")).random(evidence.n)
-    return spread(a, h, budget, draws)
+    return spread(a, evidence.features, budget, draws)
 
 
 def spread(a: Tensor, h: Tensor, budget: int, draws: np.ndarray) -> np.ndarray:
-    """k-means++ picks on a (x) h with the uniform numbers `draws`; the lowest free index where all distances are 0."""
-    norm = a.square().sum(1) * h.square().sum(1)
+    """k-means++ picks on a (x) h with the uniform numbers `draws`; the lowest free index where all distances are 0.
+
+    Distances are float64. Each step reads h [N, D] in its own precision to see which could have fallen, and computes those.
+    """
+    norm = a.square().sum(1) * torch.cat([part.double().square().sum(1) for part in h.split(ROWS)])
+    rounding = ROUNDING[h.dtype] * torch.finfo(h.dtype).eps
     budget = min(budget, len(norm))
     free = torch.ones(len(norm), dtype=torch.bool, device=norm.device)
     chosen = [int(norm.argmax())] if budget else []
     distance = torch.full_like(norm, math.inf)
     for u in draws[:max(budget - 1, 0)]:
-        free[chosen[-1]] = False
-        distance = torch.minimum(distance, gradient_distance(a, h, norm, chosen[-1])) * free
+        last = chosen[-1]
+        free[last] = False
+        both = norm + norm[last]
+        fallen = both * (1 - rounding) - 2 * (a @ a[last]) * (h @ h[last]) < distance
+        for rows in fallen.nonzero()[:, 0].split(ROWS):
+            distance[rows] = torch.minimum(distance[rows], gradient_distance(a, h, norm, last, rows))
+        distance.masked_fill_(~free, 0)
         reach = distance.cumsum(0)
         place = int(torch.searchsorted(reach, u * reach[-1], right=True)) if reach[-1] > 0 else 0
         chosen.append(place if place < len(norm) and free[place] and reach[-1] > 0 else int(free.to(torch.int8).argmax()))

@@ -40,7 +40,7 @@ NEVER_EMPTY = ("dataset", "model", "model_number", "solution", "p_budget", "seed
 FACETS = {"dataset": str, "model": str, "model_number": "ABC".__getitem__, "weights": "weights={}".format,
           "p_budget": "{:g} %".format}  # the fields of Scene, and how they are shown
 BEFORE = "before"
-MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch")  # settings of the fine-tuning before any repair
+MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "running_statistics", "precision")  # settings of what "before" is
 MISSING = "–"
 MARKDOWN = str.maketrans({sign: "\\" + sign for sign in r"\`*_[]<>|~"})
 LATEX = str.maketrans({sign: "\\" + sign for sign in "&%$#_{}"} | {"±": r"$\pm$", "−": "$-$", "–": "--"} | {

@@ -14,7 +14,7 @@ import torch
 
 import checkpoint
 import data
-from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number
+from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number, on_machine
 from augment import Normalise
 from errors import UserError, run
 from finetune import MOMENTUM, Labelled, accuracy, supervised_pass
@@ -67,7 +67,7 @@ def main(args) -> None:
     none = Labelled(train.images[:0], train.labels[:0])
     everything = torch.arange(len(train.labels), device=device)
     torch.manual_seed(args.manualSeed)
-    model = create(args.model, dataset.num_classes, dataset.images.shape[3]).to(device, memory_format=torch.channels_last)
+    model = on_machine(create(args.model, dataset.num_classes, dataset.images.shape[3]), args, device)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     state = checkpoint.made_with(partial, settings, args.force)
     if state:

@@ -10,11 +10,12 @@ take turns, published first, and both are idle while the other works. A side's f
 several. Memory is what the process held at its peak beyond what it held before the first run.
 """
 import argparse
+import contextlib
 import json
+import math
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -28,9 +29,19 @@ README = ROOT / "benchmarks" / "README.md"
 MARKS = "<!-- table: written by run.py -->", "<!-- end of table -->"
 
 
-def peak() -> float:
-    """The largest resident set of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
+def memory(what: str) -> float:
+    """Resident memory of this process in MB: VmRSS, now, or VmHWM, at its peak since `forget_peak`. Linux tells; else NaN."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return math.nan
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+
+def forget_peak() -> None:
+    """Let VmHWM begin anew."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def serve(connection, name: str, side: str, scale: float) -> None:
@@ -41,19 +52,20 @@ def serve(connection, name: str, side: str, scale: float) -> None:
     if side == "ours":
         device_of("cpu")  # prepares the process as the scripts do
     case = CASES[name].make(scale)
-    before = peak()
     connection.send((case.size, torch.get_num_threads()))
+    before = memory("VmRSS")
     while connection.recv():
+        forget_peak()
         start = time.perf_counter()
         result = getattr(case, side)()
-        connection.send((time.perf_counter() - start, result, peak() - before))
+        connection.send((time.perf_counter() - start, result, memory("VmHWM") - before))
 
 
 def measure(name: str, scale: float, repeats: int) -> dict:
     """Times, memory and agreement of a case."""
     from cases import CASES
     context = multiprocessing.get_context("spawn")
-    sides, seconds, memory, results = {}, {"published": [], "ours": []}, {}, {}
+    sides, seconds, held, results = {}, {"published": [], "ours": []}, {}, {}
     for side in seconds:
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, name, side, scale), daemon=False)
@@ -64,7 +76,7 @@ def measure(name: str, scale: float, repeats: int) -> dict:
     for turn in range(repeats + (repeats > 1)):
         for side, (_, connection) in sides.items():
             connection.send(True)
-            took, results[side], memory[side] = connection.recv()
+            took, results[side], held[side] = connection.recv()
             if turn or repeats == 1:
                 seconds[side].append(took)
     for process, connection in sides.values():
@@ -72,7 +84,7 @@ def measure(name: str, scale: float, repeats: int) -> dict:
         process.join()
     agreement = agreement_of(name, scale, results)
     return {"case": name, "title": CASES[name].title, "size": size, "scale": scale, "target": CASES[name].target,
-            "memory_target": CASES[name].memory_target, "seconds": seconds, "memory_mb": memory, "agreement": agreement,
+            "memory_target": CASES[name].memory_target, "seconds": seconds, "memory_mb": held, "agreement": agreement,
             "threads": threads, "ratio": statistics.median(seconds["published"]) / statistics.median(seconds["ours"]),
             "machine": machine()}
 

@@ -283,7 +283,7 @@ def gradients(probs: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def squared_distances(a: Tensor, h: Tensor) -> np.ndarray:
     norm = a.square().sum(1) * h.square().sum(1)
-    return torch.stack([gradient_distance(a, h, norm, j) for j in range(len(a))]).numpy()
+    return torch.stack([gradient_distance(a, h, norm, j, torch.arange(len(a))) for j in range(len(a))]).numpy()
 
 
 @pytest.mark.parametrize("classes", [2, 10, 43])
@@ -310,8 +310,16 @@ def test_badge_makes_the_recorded_picks_of_the_recorded_draws(oracle):
         one, x = torch.ones(600, 1).double(), torch.from_numpy(arrays["X"]).double()
         picked = spread(one, x, int(arrays["K"]), arrays["uniforms"])
         assert picked.tolist() == arrays["selected"].tolist()
-        distance = gradient_distance(one, x, x.square().sum(1), int(picked[0]))
+        distance = gradient_distance(one, x, x.square().sum(1), int(picked[0]), torch.arange(len(x)))
         assert distance.sqrt().numpy() == pytest.approx(arrays["dist_first"], abs=1e-5)
+
+
+def test_picks_from_float32_features_are_those_from_float64_ones():
+    rng = np.random.default_rng(0)
+    h = torch.from_numpy(rng.gamma(2, size=(500, 64))).float()[torch.arange(600) % 500]  # with copies
+    a = torch.from_numpy(rng.dirichlet(np.ones(10), size=500))[torch.arange(600) % 500]
+    draws = rng.random(600)
+    assert spread(a, h, 550, draws).tolist() == spread(a, h.double(), 550, draws).tolist()
 
 
 @pytest.mark.parametrize("u, second", [(0, 0), (.19, 0), (.21, 1), (.99, 1)])

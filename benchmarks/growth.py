@@ -1,0 +1,152 @@
+"""How time and memory of selection grow with the pool, features given: every solution at several sizes, budget 1 %.
+
+    python benchmarks/growth.py                                       10,000 to 100,000 images, on the CPU
+    python benchmarks/growth.py --device cuda --sizes 35000 100000 350000 1000000
+    python benchmarks/growth.py --solution hybrid typiclust           these alone
+
+Each measurement is a process of its own, one after another. Results are kept in results/benchmarks/growth_<device>.json, where
+those that are there already are not measured again (--force does), and drawn beside it with the exponent e of time ~ N^e that
+fits best. Memory is what the process (or the GPU) held at its peak beyond the features it was given.
+"""
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+RESULTS = ROOT / "results" / "benchmarks"
+README = ROOT / "benchmarks" / "README.md"
+SIZES = (10_000, 35_000, 100_000)
+WIDTH, EMBEDDING = 1024, 64
+PERCENT = 1
+
+
+class Pool:
+    """What strategies read of N images, on a device."""
+
+    def __init__(self, folder: Path, device: str):
+        import torch
+        from uncertainty import entropy
+        arrays = {path.stem: torch.from_numpy(np.load(path)).to(device) for path in folder.glob("*.npy")}
+        self.features, self.embedding, self.probs = arrays["features"], arrays["embedding"], arrays["probs"]
+        self.n, self.seed = len(self.features), 10
+        self.unsmoothness = self.variance = entropy(self.probs)
+
+    @property
+    def regions(self):
+        from clustering import regions
+        return regions(self.embedding, self.n * PERCENT // 100, seed=self.seed)
+
+
+def write(folder: Path, n: int) -> None:
+    """The arrays of a pool of n images."""
+    from cases import evidence_of, features_of
+    folder.mkdir()
+    evidence = evidence_of(n)
+    np.save(folder / "features.npy", evidence.features.numpy())
+    np.save(folder / "probs.npy", evidence.probs.numpy())
+    np.save(folder / "embedding.npy", features_of(n, EMBEDDING, unit=True))
+
+
+def once(connection, folder: Path, solution: str, device: str) -> None:
+    """Select once, and send seconds and MB."""
+    import torch
+    from arguments import device_of
+    from run import forget_peak, memory
+    from selection import select
+    device_of(device)
+    cuda = device.startswith("cuda")
+    small = Pool(folder.with_name("small"), device)
+    select(small, solution, 10)  # what only a first call costs
+    pool = Pool(folder, device)
+    before = torch.cuda.memory_allocated() / 2 ** 20 if cuda else memory("VmRSS")
+    torch.cuda.reset_peak_memory_stats() if cuda else forget_peak()
+    start = time.perf_counter()
+    chosen = select(pool, solution, pool.n * PERCENT // 100).annotated  # on the host, so the device has finished
+    seconds = time.perf_counter() - start
+    assert len(np.unique(chosen)) == pool.n * PERCENT // 100
+    connection.send((seconds, (torch.cuda.max_memory_allocated() / 2 ** 20 if cuda else memory("VmHWM")) - before))
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """The slope of values over sizes, both on logarithmic scales, by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) if len(sizes) > 1 else float("nan")
+
+
+def plot(rows: dict[str, dict], path: Path) -> None:
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for axis, key, unit in zip(axes, ("seconds", "mb"), ("time, s", "peak memory beyond the features, MB")):
+        for solution, row in rows.items():
+            sizes, values = [int(size) for size in row], [max(each[key], 1e-3) for each in row.values()]
+            axis.plot(sizes, values, "o-", label=f"{solution}: N^{exponent(sizes, values):.2f}")
+        axis.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel=unit)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Seconds and MB by size, and their exponents, in Markdown."""
+    sizes = sorted({int(size) for row in rows.values() for size in row})
+    lines = ["| solution | " + " | ".join(f"{size:,}: s / MB" for size in sizes) + " | time ~ N^ | memory ~ N^ |",
+             "| --- " * (len(sizes) + 3) + "|"]
+    for solution, row in rows.items():
+        cells = [f"{row[str(size)]['seconds']:.3g} / {row[str(size)]['mb']:,.0f}" if str(size) in row else "-" for size in sizes]
+        there = [int(size) for size in row]
+        slopes = [f"{exponent(there, [max(row[str(size)][key], 1e-3) for size in there]):.2f}" for key in ("seconds", "mb")]
+        lines.append(f"| {solution} | " + " | ".join([*cells, *slopes]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from run import machine
+    from selection import SOLUTIONS
+    selects = {}  # solutions that select alike are one
+    for name, solution in SOLUTIONS.items():
+        selects.setdefault(solution.strategy, name)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="N", help="images in the pool")
+    parser.add_argument("--solution", nargs="+", default=list(selects.values()), choices=list(selects.values()))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--force", action="store_true", help="measure again what is there")
+    args = parser.parse_args()
+    if min(args.sizes) < 1000:
+        parser.error("a pool has 1000 images or more, so that 1 % of it are 10")
+    name = f"growth_{args.device.split(':')[0]}"
+    path = args.output / f"{name}.json"
+    result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    context = multiprocessing.get_context("spawn")
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        write(Path(scratch) / "small", 1000)
+        for n in args.sizes:
+            missing = [each for each in args.solution if args.force or str(n) not in result["rows"].get(each, {})]
+            if missing:
+                write(Path(scratch) / str(n), n)
+            for solution in missing:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=once, args=(theirs, Path(scratch) / str(n), solution, args.device))
+                process.start()
+                theirs.close()
+                seconds, mb = ours.recv()
+                process.join()
+                print(f"{n:>9,} {solution:16} {seconds:9.2f} s {mb:9,.0f} MB", flush=True)
+                result["rows"].setdefault(solution, {})[str(n)] = {"seconds": seconds, "mb": mb}
+                result["machine"] = machine()
+                path.write_text(json.dumps(result, indent=1) + "\n")
+    plot(result["rows"], path.with_suffix(".png"))
+    print(table(result["rows"]))
+
+
+if __name__ == "__main__":
+    main()

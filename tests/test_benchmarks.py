@@ -1,0 +1,121 @@
+"""benchmarks/: each case at a small size, the table that run.py writes, and growth.py's measurements and exponents."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+
+import cases  # noqa: E402
+import growth  # noqa: E402
+import run  # noqa: E402
+
+RESULT = {"case": "badge", "title": "badge", "size": "10 x 4", "scale": 1, "target": 50, "memory_target": 0.1, "threads": 2,
+          "seconds": {"published": [9.0, 11.0, 10.0], "ours": [0.2, 0.1, 0.4]}, "ratio": 50.0,
+          "memory_mb": {"published": 100.0, "ours": 9.0}, "agreement": "10 of 10 picks are the same",
+          "machine": {"cpu": "A", "cores": 2, "capability": "AVX2", "python": "3", "torch": "2", "torchvision": "0", "numpy": "2",
+                      "scikit-learn": "1"}}
+
+
+def call(script: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "benchmarks" / script, *flags], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name, scale, agreement", [
+    ("augmix", 0.01, "180 images each"), ("coreset", 0.03, "10 of 10 picks are the same"),
+    ("badge", 0.03, "10 of 10 picks are the same"), ("regions", 0.03, "same noise set (")])
+def test_both_sides_of_a_case_agree(name, scale, agreement):
+    case = cases.CASES[name].make(scale)
+    assert case.agreement(case.ours(), case.published()).startswith(agreement)
+
+
+def test_unsmoothness_of_both_sides_is_alike():
+    case = cases.CASES["unsmoothness"].make(0.02)
+    assert case.ours() == pytest.approx(case.published(), abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["ssl", "epoch"])
+def test_both_sides_of_a_training_case_run(name):
+    case = cases.CASES[name].make(0.01)
+    case.ours()
+    case.published()
+
+
+def test_disagreement_is_said():
+    case = cases.CASES["regions"].make(0.03)
+    label = case.ours()
+    other = label.copy()
+    other[np.flatnonzero(label >= 0)[0]] = -1
+    assert case.agreement(label, other).startswith("noise differs in 1 points")
+    assert cases.same_picks(np.array([1, 2]), np.array([1, 3])) == "1 of 2 picks are the same"
+
+
+def test_published_network_is_ours_in_another_layout():
+    x = torch.randn(2, 3, 32, 32)
+    ours, theirs = (cases.network(form).eval() for form in ("ours", "published"))
+    assert ours(x)[0].allclose(theirs(x)[0], atol=1e-5)
+    assert not any(type(module).__name__ == "Depthwise" for module in theirs.modules())
+
+
+def test_a_row_tells_median_and_range_and_whether_the_target_is_met():
+    line = run.row(RESULT)
+    assert "| 10 (9 to 11) | 0.2 (0.1 to 0.4) | 50.0 | 50, memory 0.1 | met | 100 / 9 |" in line
+    assert "**missed**" in run.row(RESULT | {"ratio": 49.9})
+    assert "**missed**" in run.row(RESULT | {"memory_mb": {"published": 100.0, "ours": 11.0}})
+
+
+def test_the_table_in_the_readme_is_that_of_the_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    (tmp_path / "badge.json").write_text(json.dumps(RESULT))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{run.MARKS[0]}\nold\n{run.MARKS[1]}\nafter\n")
+    monkeypatch.setattr(run, "README", readme)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--table"])
+    run.main()
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and run.row(RESULT) in text
+    assert "Measured on A (AVX2), 2 cores" in text
+
+
+def test_the_table_of_the_repository_is_that_of_its_results():
+    text = run.README.read_text()
+    assert run.table() in text[text.index(run.MARKS[0]):text.index(run.MARKS[1])]
+
+
+def test_run_measures_both_sides_and_leaves_the_table_at_a_small_scale():
+    before = run.README.read_text()
+    done = call("run.py", "coreset", "--scale", "0.03", "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    cells = [cell.strip() for cell in done.stdout.strip().strip("|").split("|")]
+    assert cells[:2] == ["coreset", "1,050 x 1,024, budget 10"] and float(cells[2]) > 0 and cells[-1].startswith("10 of 10")
+    assert run.README.read_text() == before
+
+
+@pytest.mark.parametrize("script, flags, named", [("run.py", ["nonsense"], "there is no case nonsense"),
+                                                  ("run.py", ["--scale", "0"], "--scale"), ("growth.py", ["--sizes", "10"], "1000")])
+def test_bad_input_is_named(script, flags, named):
+    done = call(script, *flags)
+    assert done.returncode == 2 and named in done.stderr.splitlines()[-1]
+
+
+def test_growth_measures_what_is_missing_and_keeps_the_rest(tmp_path):
+    flags = ["--sizes", "1000", "1500", "--output", str(tmp_path), "--solution"]
+    first = call("growth.py", *flags, "gini")
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "growth_cpu.png").exists()
+    rows = json.loads((tmp_path / "growth_cpu.json").read_text())["rows"]
+    second = call("growth.py", *flags, "gini", "hybrid")
+    again = json.loads((tmp_path / "growth_cpu.json").read_text())["rows"]
+    assert list(rows) == ["gini"] and list(again) == ["gini", "hybrid"] and again["gini"] == rows["gini"]
+    assert list(again["hybrid"]) == ["1000", "1500"] and all(row["seconds"] > 0 for row in again["hybrid"].values())
+    assert "| hybrid | " in second.stdout
+
+
+def test_exponent_of_a_power():
+    assert growth.exponent([10, 100, 1000], [3 * n ** 1.5 for n in (10, 100, 1000)]) == pytest.approx(1.5)
+    assert np.isnan(growth.exponent([10], [1.0]))
