@@ -25,6 +25,7 @@ ROUNDING = {torch.float32: 8, torch.float64: 64}  # eps; up to 5 and 30 were mea
 NEIGHBOURS = 20  # images of its cluster that say how typical an image is
 CHUNK = 2 ** 20  # distances computed at a time
 ROWS = 4096  # vectors made float64 at a time
+AHEAD = 32  # k-center picks whose distances are computed at once
 
 
 class Evidence(Protocol):
@@ -107,19 +108,31 @@ def squared_distance(norm: Tensor, product: Tensor, j: Tensor | int) -> Tensor:
 def coreset(evidence: Evidence, budget: int) -> np.ndarray:
     """k-center greedy on the features: always the image farthest from those chosen; the first is image 0.
 
-    Keeps the running minimum on the device; where only copies of chosen images are left, the lowest index not yet chosen
-    follows. Source: Sener and Savarese, "Active learning for CNNs: a core-set approach", ICLR 2018.
+    Distances to the AHEAD images that are farthest now are computed at once: the next picks are mostly among them. The
+    running minimum stays on the device, which the host asks once for each such round. Where only copies of chosen images
+    are left, the lowest index not yet chosen follows.
+    Source: Sener and Savarese, "Active learning for CNNs: a core-set approach", ICLR 2018.
     """
     points = evidence.features
     budget = min(budget, evidence.n)
     chosen = torch.zeros(budget, dtype=torch.int64, device=points.device)
     norm = points.square().sum(1)
-    distance = torch.full_like(norm, math.inf)
-    for step in range(1, budget):
-        last = chosen[step - 1]
-        to_last = squared_distance(norm, points @ points[last], last)
-        distance = torch.minimum(distance, to_last).index_fill_(0, last, -1)  # chosen ones never again
-        chosen[step] = distance.argmax()
+    distance = squared_distance(norm, points @ points[0], 0).index_fill_(0, chosen[:1], -1)  # chosen ones never again
+    done = 1
+    while done < budget:
+        ahead = distance.sort(descending=True, stable=True).indices[:min(AHEAD, budget - done)]
+        to_ahead = squared_distance(norm, (points @ points[ahead].T).T.contiguous(), ahead[:, None])
+        known = torch.ones((), dtype=torch.bool, device=points.device)
+        count = torch.zeros((), dtype=torch.int64, device=points.device)
+        for step in range(len(ahead)):
+            pick = distance.argmax()
+            place = ahead == pick
+            known = known & place.any()
+            nearer = torch.minimum(distance, to_ahead[place.to(torch.int8).argmax()]).index_fill_(0, pick, -1)
+            distance = torch.where(known, nearer, distance)
+            chosen[done + step] = pick
+            count += known
+        done += int(count)
     return chosen.cpu().numpy()
 
 
