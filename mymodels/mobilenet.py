@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mymodels.depthwise import Depthwise
+from mymodels.folding import normed
 
 # output channels and stride of the 13 blocks
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -22,8 +23,8 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu_(self.bn1(self.conv1(x)))
-        return F.relu_(self.bn2(self.conv2(x)))
+        x = F.relu_(normed(self.conv1, self.bn1, x))
+        return F.relu_(normed(self.conv2, self.bn2, x))
 
 
 class MobileNet(nn.Module):
@@ -38,6 +39,6 @@ class MobileNet(nn.Module):
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(normed(self.conv1, self.bn1, x))
         features = self.layers(x).mean((2, 3))
         return self.linear(features), features

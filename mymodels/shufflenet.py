@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mymodels.depthwise import Depthwise
+from mymodels.folding import normed
 
 GROUPS = 2
 STEM = 24
@@ -46,10 +47,10 @@ class Block(nn.Module):
         self.bn3 = nn.BatchNorm2d(convolved)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
+        out = F.relu_(normed(self.conv1, self.bn1, x))
         out = shuffle_channels(out, self.groups)
-        out = F.relu_(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
+        out = F.relu_(normed(self.conv2, self.bn2, out))
+        out = normed(self.conv3, self.bn3, out)
         if self.stride == 1:
             return F.relu_(out + x)
         return F.relu_(torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1))
@@ -75,6 +76,6 @@ class ShuffleNetG2(nn.Module):
         self.linear = nn.Linear(width3, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(normed(self.conv1, self.bn1, x))
         features = self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
         return self.linear(features), features

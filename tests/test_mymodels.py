@@ -221,3 +221,23 @@ def test_outputs_in_double_precision_are_those_of_the_published_model(oracle, na
     torch.testing.assert_close(logits, expected["rand_eval_logits_f64"], rtol=0, atol=1e-10)
     logits, _ = model.train()(expected["x_train"].double())
     torch.testing.assert_close(logits, expected["rand_train_logits_f64"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_evaluation_without_gradients_folds_batch_norm_and_gives_the_same(name):
+    model = create(name, num_classes=10)
+    model.load_state_dict(deterministic_weights(model))
+    model.double().eval()
+    x = images(3).double()
+    with torch.no_grad():
+        folded = model(x)
+    for one, other in zip(folded, model(x)):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-10, atol=1e-10)
+
+
+def test_batch_norm_that_is_trained_is_not_folded():
+    model = create("MobileNet", num_classes=10).train()
+    before = model.bn1.running_mean.clone()
+    with torch.no_grad():
+        model(images(3))
+    assert not model.bn1.running_mean.equal(before)
