@@ -112,6 +112,25 @@ def kmeans(points: Tensor, k: int, seed: int) -> Tensor:
     return nearest(points, centres)[0]
 
 
+def cut(points: Tensor, k: int, seed: int, cell_size: int = 0) -> Tensor:
+    """k-means of points [N, D] into k clusters, or with a cell_size first into cells of about so many, and each of these.
+
+    Cells are an approximation, whose time grows with N where that of k-means with k in proportion to N grows with N^2.
+    Each cell gets its share of the k clusters, and one at least: labels int64 [N] in 0..k-1, or a few more.
+    """
+    n = len(points)
+    if not 0 < cell_size < n:
+        return kmeans(points, k, seed)
+    cell = kmeans(points, -(-n // cell_size), seed)
+    label, before, count = torch.empty_like(cell), 0, 0
+    for member in cell.argsort(stable=True).split([size for size in cell.bincount().tolist() if size]):
+        before += len(member)
+        share = max(round(k * before / n) - count, 1)
+        label[member] = kmeans(points[member], share, seed) + count
+        count += share
+    return label
+
+
 def numbered(label: Tensor) -> Tensor:
     """The same clusters numbered from 0 without gaps, in the order of their old numbers; NOISE stays."""
     present, rank = label.unique(return_inverse=True)
@@ -139,26 +158,26 @@ def count_of(n: int, budget: int, size: int) -> int:
     return max(n // size, min(budget, n), 1)
 
 
-def hybrid(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int) -> Tensor:
+def hybrid(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """k-means of what HDBSCAN does not call noise."""
     label = dense(features, min_samples)
     kept = (label != NOISE).nonzero()[:, 0]
     if len(kept):
-        label[kept] = kmeans(features[kept], count_of(len(kept), budget, size), seed)
+        label[kept] = cut(features[kept], count_of(len(kept), budget, size), seed, cell_size)
     return label
 
 
-def plain_kmeans(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int) -> Tensor:
+def plain_kmeans(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """k-means of all points; none is noise."""
-    return kmeans(features, count_of(len(features), budget, size), seed)
+    return cut(features, count_of(len(features), budget, size), seed, cell_size)
 
 
-def hdbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int) -> Tensor:
+def hdbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """The clusters of HDBSCAN themselves."""
     return dense(features, min_samples)
 
 
-def dbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int) -> Tensor:
+def dbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """DBSCAN with cosine distance `eps`, which on unit vectors is the Euclidean distance sqrt(2 eps).
 
     Source: Ester et al., "A density-based algorithm for discovering clusters", KDD 1996.
@@ -171,9 +190,10 @@ CLUSTERINGS = {"hybrid": hybrid, "kmeans": plain_kmeans, "hdbscan": hdbscan, "db
 
 
 def regions(features: Tensor, budget: int, cluster: str = "hybrid", size: int = 10, eps: float = 0.3,
-            min_samples: int = 3, seed: int = 0) -> Regions:
-    """Cut L2-normalised features float32 [N, D] into regions by the named clustering; see CLUSTERINGS."""
+            min_samples: int = 3, seed: int = 0, cell_size: int = 0) -> Regions:
+    """Cut L2-normalised features float32 [N, D] into regions by the named clustering; see CLUSTERINGS and `cut`."""
     if not len(features):
         return Regions(*torch.empty(2, 0, dtype=torch.int64, device=features.device))
-    label = numbered(CLUSTERINGS[cluster](features, budget, size, eps, min_samples, seed).to(features.device))
+    label = CLUSTERINGS[cluster](features, budget, size, eps, min_samples, seed, cell_size)
+    label = numbered(label.to(features.device))
     return Regions(label, representatives(features, label))

@@ -60,6 +60,8 @@ def parser(doc: str) -> Parser:
     group.add_argument("--disable_dynamic_u_weight", action="store_true", help="keep those weights for all epochs")
     group.add_argument("--cluster", choices=list(CLUSTERINGS), default="hybrid", help="clustering that makes regions")
     group.add_argument("--avg_clustersize", type=number(int, 1), default=10, help="images in an average region")
+    group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="let k-means cut the pool into cells of "
+                       "about N images first, and each of these into regions: an approximation for large pools; 0: exact")
     group.add_argument("--eps", type=number(float, 0, above=True), default=0.3, help="cosine distance of --cluster dbscan")
     group.add_argument("--min_samples", type=number(int, 1), default=3, help="neighbours that make a point dense")
     group.add_argument("--exp", type=int, choices=(0, -1), default=0, help="trust unsmoothness up to tau (0), or all (-1)")
@@ -266,7 +268,7 @@ class Scenario:
     def regions(self) -> Regions:
         args = self.args
         return regions(self.embedding, self.budget, args.cluster, args.avg_clustersize, args.eps, args.min_samples,
-                       key(self.seed, "regions"))
+                       key(self.seed, "regions"), args.cell_size)
 
     # --- what makes a result
 
@@ -296,6 +298,8 @@ class Scenario:
             names += ["sel_l_data", "sel_u_data"]
             if args.sel_l_data:
                 names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
+                if args.cell_size and "avg_clustersize" in names:  # k-means is part of it
+                    names += ["cell_size"]
             if self.semi_supervised:
                 names += ["exp", "u_weight", "disable_dynamic_u_weight"]
                 if args.exp == 0:

@@ -107,7 +107,7 @@ def main() -> None:
         f"training epoch, {n:,} images": (
             lambda: supervised_pass(model, optimizer, normalise, train, every, none, 0.0, 0, 1), 3 * n, 3 * n),
         f"SSL pass, {steps} steps of 64 + 64 x 9 images": (
-            lambda: ssl_pass(model, optimizer, normalise, train, every, images[:steps * BATCH],
+            lambda: ssl_pass(model, optimizer, normalise, train, every[:steps * BATCH], images[:steps * BATCH],
                              torch.ones(steps * BATCH).numpy(), known, 100.0, 0, 1), steps * BATCH * (9 + 3 * 10),
             steps * BATCH * (9 + 3 * 10)),
         f"unsmoothness pass, {pool:,} x 9 views": (

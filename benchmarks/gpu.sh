@@ -15,14 +15,14 @@ PRECISION=${PRECISION:-float32}
 LIMIT=${LIMIT:-540}                       # seconds of a call
 QUICK=${QUICK:-}                          # small sizes
 OUT=${OUT:-results/benchmarks/gpu_$PRECISION}   # a log for each step
+MODELS=${MODELS:-check_point/$DATASET/ckpt_bias_$PRECISION}
 . ./setup.sh
 
 mkdir -p "$OUT"
 begin=$(date +%s)
 machine="--device $DEVICE --precision $PRECISION"
-models=check_point/$DATASET/ckpt_bias_$PRECISION
 if [ -n "$QUICK" ]; then
-    n_epochs=2 retrain=1 scale=0.01 sizes="1000 2000"
+    n_epochs=2 retrain=1 scale=0.01 sizes="1000 2000 --solution coreset hybrid"
 else
     n_epochs=200 retrain=10 scale=1 sizes="35000 100000 350000 1000000"
 fi
@@ -50,11 +50,12 @@ step() {
 # shellcheck disable=SC2086  # $machine, $sizes and $common are lists of words
 {
     step floor "$PYTHON" benchmarks/floor.py $machine --scale "$scale" --output "$OUT"
-    step floor_compiled "$PYTHON" benchmarks/floor.py $machine --scale "$scale" --output "$OUT" --compile
+    [ "$DEVICE" = cpu ] ||
+        step floor_compiled "$PYTHON" benchmarks/floor.py $machine --scale "$scale" --output "$OUT" --compile
     step growth "$PYTHON" benchmarks/growth.py --device "$DEVICE" --sizes $sizes --output "$OUT"
     step train "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" $machine \
-        --n_epochs "$n_epochs" --save_path "$models" --save_every 10
-    common="--dataset $DATASET --data_path $DATA_ROOT $machine --model2test_path $models --retrain_epoch $retrain
+        --n_epochs "$n_epochs" --save_path "$MODELS" --save_every 10
+    common="--dataset $DATASET --data_path $DATA_ROOT $machine --model2test_path $MODELS --retrain_epoch $retrain
         --save_path $OUT/save"
     # the first one also fine-tunes the model on its own train set; the second measures a repair alone
     step before "$PYTHON" repair.py $common --solution random

@@ -22,26 +22,28 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 RESULTS = ROOT / "results" / "benchmarks"
 README = ROOT / "benchmarks" / "README.md"
+MARKS = "<!-- table: written by growth.py -->", "<!-- end of growth -->"
 SIZES = (10_000, 35_000, 100_000)
-WIDTH, EMBEDDING = 1024, 64
+EMBEDDING = 64  # dimensions that regions are made in; the others read 1,024
 PERCENT = 1
+CELLS, CELL_SIZES = " --cell_size ", (5000,)  # rows of the approximation
 
 
 class Pool:
     """What strategies read of N images, on a device."""
 
-    def __init__(self, folder: Path, device: str):
+    def __init__(self, folder: Path, device: str, cell_size: int = 0):
         import torch
         from uncertainty import entropy
         arrays = {path.stem: torch.from_numpy(np.load(path)).to(device) for path in folder.glob("*.npy")}
         self.features, self.embedding, self.probs = arrays["features"], arrays["embedding"], arrays["probs"]
-        self.n, self.seed = len(self.features), 10
+        self.n, self.seed, self.cell_size = len(self.features), 10, cell_size
         self.unsmoothness = self.variance = entropy(self.probs)
 
     @property
     def regions(self):
         from clustering import regions
-        return regions(self.embedding, self.n * PERCENT // 100, seed=self.seed)
+        return regions(self.embedding, self.n * PERCENT // 100, seed=self.seed, cell_size=self.cell_size)
 
 
 def write(folder: Path, n: int) -> None:
@@ -54,24 +56,30 @@ def write(folder: Path, n: int) -> None:
     np.save(folder / "embedding.npy", features_of(n, EMBEDDING, unit=True))
 
 
-def once(connection, folder: Path, solution: str, device: str) -> None:
-    """Select once, and send seconds and MB."""
+def once(connection, folder: Path, row: str, device: str) -> None:
+    """Select once, and send seconds, MB, and of regions the inertia per point that is not noise."""
     import torch
     from arguments import device_of
+    from cases import inertia
     from run import forget_peak, memory
     from selection import select
     device_of(device)
     cuda = device.startswith("cuda")
+    solution, _, cell_size = row.partition(CELLS)
     small = Pool(folder.with_name("small"), device)
     select(small, solution, 10)  # what only a first call costs
-    pool = Pool(folder, device)
+    pool = Pool(folder, device, int(cell_size or 0))
     before = torch.cuda.memory_allocated() / 2 ** 20 if cuda else memory("VmRSS")
     torch.cuda.reset_peak_memory_stats() if cuda else forget_peak()
     start = time.perf_counter()
-    chosen = select(pool, solution, pool.n * PERCENT // 100).annotated  # on the host, so the device has finished
-    seconds = time.perf_counter() - start
-    assert len(np.unique(chosen)) == pool.n * PERCENT // 100
-    connection.send((seconds, (torch.cuda.max_memory_allocated() / 2 ** 20 if cuda else memory("VmHWM")) - before))
+    selection = select(pool, solution, pool.n * PERCENT // 100)  # on the host, so the device has finished
+    measured = {"seconds": time.perf_counter() - start,
+                "mb": (torch.cuda.max_memory_allocated() / 2 ** 20 if cuda else memory("VmHWM")) - before}
+    assert len(np.unique(selection.annotated)) == pool.n * PERCENT // 100
+    if selection.regions:
+        label = selection.regions.label.cpu().numpy()
+        measured["inertia"] = inertia(pool.embedding.cpu().numpy(), label) / int((label >= 0).sum())
+    connection.send(measured)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
@@ -104,18 +112,25 @@ def table(rows: dict[str, dict]) -> str:
         there = [int(size) for size in row]
         slopes = [f"{exponent(there, [max(row[str(size)][key], 1e-3) for size in there]):.2f}" for key in ("seconds", "mb")]
         lines.append(f"| {solution} | " + " | ".join([*cells, *slopes]) + " |")
+    for solution, row in rows.items():
+        if CELLS in solution:
+            exact = rows.get(solution.partition(CELLS)[0], {})
+            told = [f"{100 * (each['inertia'] / exact[size]['inertia'] - 1):+.2f} % at {int(size):,}"
+                    for size, each in row.items() if size in exact]
+            lines += ["", f"Inertia of {solution} beside the exact regions, with the same noise: {', '.join(told)}."]
     return "\n".join(lines)
 
 
 def main() -> None:
-    from run import machine
+    from run import machine, made_on, replace_between
     from selection import SOLUTIONS
     selects = {}  # solutions that select alike are one
     for name, solution in SOLUTIONS.items():
         selects.setdefault(solution.strategy, name)
+    rows = [*selects.values(), *(f"hybrid{CELLS}{size}" for size in CELL_SIZES)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="N", help="images in the pool")
-    parser.add_argument("--solution", nargs="+", default=list(selects.values()), choices=list(selects.values()))
+    parser.add_argument("--solution", nargs="+", default=rows, choices=rows)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--force", action="store_true", help="measure again what is there")
@@ -138,14 +153,16 @@ def main() -> None:
                 process = context.Process(target=once, args=(theirs, Path(scratch) / str(n), solution, args.device))
                 process.start()
                 theirs.close()
-                seconds, mb = ours.recv()
+                measured = ours.recv()
                 process.join()
-                print(f"{n:>9,} {solution:16} {seconds:9.2f} s {mb:9,.0f} MB", flush=True)
-                result["rows"].setdefault(solution, {})[str(n)] = {"seconds": seconds, "mb": mb}
+                print(f"{n:>9,} {solution:24}" + "".join(f" {name} {value:10.4g}" for name, value in measured.items()), flush=True)
+                result["rows"].setdefault(solution, {})[str(n)] = measured
                 result["machine"] = machine()
                 path.write_text(json.dumps(result, indent=1) + "\n")
     plot(result["rows"], path.with_suffix(".png"))
     print(table(result["rows"]))
+    if path == RESULTS / "growth_cpu.json":
+        replace_between(README, MARKS, table(result["rows"]) + "\n\n" + made_on(result["machine"]))
 
 
 if __name__ == "__main__":

@@ -133,9 +133,21 @@ def table() -> str:
              "| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *map(row, results)]
     machines = {json.dumps(result["machine"]): result["machine"] for result in results}
     for one in machines.values():
-        lines += ["", f"Measured on {one['cpu']} ({one['capability']}), {one['cores']} cores, Python {one['python']}, " + ", ".join(
-            f"{name} {one[name]}" for name in ("torch", "torchvision", "numpy", "scikit-learn")) + "."]
+        lines += ["", made_on(one)]
     return "\n".join(lines)
+
+
+def replace_between(path: Path, marks: tuple[str, str], text: str) -> None:
+    """Put `text` between the two marks of a file, in place of what is there."""
+    whole = path.read_text()
+    start, end = (whole.index(mark) for mark in marks)
+    path.write_text(f"{whole[:start]}{marks[0]}\n{text}\n{whole[end:]}")
+
+
+def made_on(one: dict) -> str:
+    """A machine in a sentence."""
+    packages = ", ".join(f"{name} {one[name]}" for name in ("torch", "torchvision", "numpy", "scikit-learn"))
+    return f"Measured on {one['cpu']} ({one['capability']}), {one['cores']} cores, Python {one['python']}, {packages}."
 
 
 def main() -> None:
@@ -157,9 +169,7 @@ def main() -> None:
             RESULTS.mkdir(parents=True, exist_ok=True)
             (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     if args.scale == 1:
-        text = README.read_text()
-        start, end = (text.index(mark) for mark in MARKS)
-        README.write_text(text[:start] + MARKS[0] + "\n" + table() + "\n" + text[end:])
+        replace_between(README, MARKS, table())
 
 
 if __name__ == "__main__":

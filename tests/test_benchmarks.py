@@ -1,5 +1,6 @@
 """benchmarks/: each case at a small size, the table that run.py writes, and growth.py's measurements and exponents."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import write_small
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
 import cases  # noqa: E402
+import floor  # noqa: E402
 import growth  # noqa: E402
 import run  # noqa: E402
 
@@ -119,3 +123,53 @@ def test_growth_measures_what_is_missing_and_keeps_the_rest(tmp_path):
 def test_exponent_of_a_power():
     assert growth.exponent([10, 100, 1000], [3 * n ** 1.5 for n in (10, 100, 1000)]) == pytest.approx(1.5)
     assert np.isnan(growth.exponent([10], [1.0]))
+
+
+def test_floor_measures_each_step_on_the_device(tmp_path):
+    done = call("floor.py", "--device", "cpu", "--scale", "0.006", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "floor_cpu_float32.json").read_text())
+    assert [row["case"].split(",")[0] for row in result["rows"]] == ["training epoch", "SSL pass", "unsmoothness pass",
+                                                                     "noise points and regions"]
+    assert all(0 < row["share"] < 1.5 for row in result["rows"])  # a small product may not reach what the device can
+
+
+def test_work_of_a_network_by_hand():
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = torch.nn.Conv2d(3, 4, 1, bias=False), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.conv(x).mean((2, 3))
+            return self.linear(x), x
+
+    operations, moved = floor.work(Small(), torch.randn(5, 3, 8, 8))
+    assert operations == 2 * (3 * 4 * 64 + 4 * 2)
+    assert moved == (3 + 4) * 64 + (4 + 2)
+
+
+def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path):
+    write_small(tmp_path / "data")
+    settings = {"PYTHON": sys.executable, "DATASET": "small", "DATA_ROOT": str(tmp_path / "data"), "DEVICE": "cpu", "QUICK": "1",
+                "OUT": str(tmp_path / "out"), "MODELS": str(tmp_path / "models")}
+
+    def gpu(**more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["sh", ROOT / "benchmarks" / "gpu.sh"], env=os.environ | settings | more, capture_output=True, text=True)
+
+    early = gpu(LIMIT="0")
+    assert early.returncode == 0 and "time is up before floor: call again" in early.stdout
+    full = gpu()
+    assert full.returncode == 0, full.stdout + full.stderr
+    names = ["floor", "growth", "train", "before", "mcp", "hybrid"]
+    assert all((tmp_path / "out" / f"{name}.done").exists() for name in names) and "all done:" in full.stdout
+    (tmp_path / "out" / "mcp.done").unlink()
+    again = gpu()
+    assert [line.split(":")[0] for line in again.stdout.splitlines() if "repair.py" in line] == ["mcp"]
+    assert not list(ROOT.glob("check_point/small"))
+
+
+def test_gpu_script_names_the_log_of_a_step_that_fails(tmp_path):
+    done = subprocess.run(["sh", ROOT / "benchmarks" / "gpu.sh"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHON": sys.executable, "DEVICE": "nonsense", "OUT": str(tmp_path)})
+    assert done.returncode == 2 and f"error: floor failed; see {tmp_path}/floor.log" in done.stderr

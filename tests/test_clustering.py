@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clustering import (CLUSTERINGS, NOISE, centroids, count_of, dense, increasing, kmeans, nearest, numbered, regions,
+from clustering import (CLUSTERINGS, NOISE, centroids, count_of, cut, dense, increasing, kmeans, nearest, numbered, regions,
                         representatives, spread_out)
 from randomness import generator
 
@@ -209,3 +209,37 @@ def test_a_tiny_pool_has_regions_too(cluster, n, copies):
     for budget in (0, 2, 100):
         label, representative = regions(points, budget, cluster)
         assert label.shape == (n,) and label[representative].tolist() == list(range(len(representative)))
+
+
+# cells
+
+def test_cells_give_clusters_of_their_own_in_proportion_to_their_size():
+    points = bunches([100, 40, 40])
+    label = cut(points, 18, seed=0, cell_size=60).numpy()
+    assert sorted(set(label)) == list(range(18))
+    assert [len(set(label[part])) for part in (slice(0, 100), slice(100, 140), slice(140, 180))] == [10, 4, 4]
+
+
+def test_cells_of_real_points_are_nearly_as_good_as_none():
+    points = load_digits().data.astype(np.float32)
+    exact, cells = (inertia(points, cut(torch.from_numpy(points), 180, 0, size).numpy()) for size in (0, 400))
+    assert exact < cells < 1.05 * exact
+
+
+@pytest.mark.parametrize("cell_size", [0, 120, 1000])
+def test_a_cell_of_all_points_is_no_cell(cell_size):
+    points = bunches([50, 30], scattered=40)
+    assert cut(points, 12, 0, cell_size).equal(kmeans(points, 12, 0))
+
+
+@pytest.mark.parametrize("cell_size", [1, 7, 30])
+def test_cells_of_copies_and_of_few_points(cell_size):
+    copies = bunches([1, 1, 1])[torch.arange(60) % 3]
+    label = cut(copies, 6, 0, cell_size)
+    assert label.min() >= 0 and adjusted_rand_score(numbered(label), torch.arange(60) % 3) > 0.99
+
+
+def test_regions_in_cells_have_the_same_noise():
+    points = bunches([60, 60, 60], scattered=60)
+    whole, cells = (regions(points, 6, seed=1, cell_size=size).label for size in (0, 50))
+    assert (whole == NOISE).equal(cells == NOISE) and not whole.equal(cells)
