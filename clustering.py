@@ -8,7 +8,7 @@ from sklearn.cluster import DBSCAN, HDBSCAN
 from torch import Tensor
 
 from randomness import generator
-from reachability import spanning_tree
+from reachability import spanning_tree, squared_norms
 
 MIN_CLUSTER_SIZE = 5
 MAX_ITERATIONS = 100
@@ -29,14 +29,14 @@ def dense(features: Tensor, min_samples: int) -> Tensor:
     Source: Campello et al., "Hierarchical density estimates", TKDD 2015.
     """
     if len(features) < max(MIN_CLUSTER_SIZE, min_samples + 1):
-        return torch.full((len(features),), NOISE)
+        return torch.full((len(features),), NOISE, device=features.device)
     tree = spanning_tree(features, min_samples)
     order = np.argsort(tree.length)  # of the same kind as scikit-learn's, which decides how edges as long are ordered
     p, q = tree.p[order], tree.q[order]
     graph = coo_array((increasing(tree.length[order]), (p, q)), (len(features),) * 2)
     # each point's shortest edge in the tree is no longer than any other, so that a core distance by it changes no edge
     model = HDBSCAN(min_samples=1, min_cluster_size=MIN_CLUSTER_SIZE, metric="precomputed", copy=False)
-    return torch.from_numpy(model.fit_predict((graph + graph.T).tocsr())).long()
+    return torch.from_numpy(model.fit_predict((graph + graph.T).tocsr())).to(features.device, torch.int64)
 
 
 def increasing(length: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def increasing(length: np.ndarray) -> np.ndarray:
 
 def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor, Tensor]:
     """Index int64 [N] of the nearest centre of each point, and the squared distance float32 [N] to it."""
-    half = centres.square().sum(1) / 2
+    half = squared_norms(centres, centres.dtype) / 2
     # small results kept one by one would pin the large blocks freed between them: N x k numbers in the end
     index = torch.empty(len(points), dtype=torch.int64, device=points.device)
     for part, out in zip(points.split(chunk), index.split(chunk)):
@@ -62,7 +62,7 @@ def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
     """
     n, trials = len(points), 2 + int(np.log(k))
-    norm = points.square().sum(1)
+    norm = squared_norms(points, points.dtype)
     first = int(rng.integers(n))
     chosen = [first]
     closest = (points - points[first]).square().sum(1)

@@ -19,8 +19,17 @@ from torch import Tensor
 
 CANDIDATES = 16  # kept for each point, at least
 BLOCK = 32  # columns of which only the smallest is looked at first
-TILE = 2 ** 23  # distances computed at a time
+TILE, TILE_CUDA = 2 ** 23, 2 ** 28  # distances computed at a time: what caches hold, and what keeps a GPU busy
+ROWS = 64  # at least, so that a tile stays a matrix product
 ROUNDING = 8  # eps, of squared distances from inner products; up to 5 were measured at 16 to 2048 dimensions
+
+
+def squared_norms(vectors: Tensor, dtype: torch.dtype, rows: int = 4096) -> Tensor:
+    """Squared Euclidean norms [N] of vectors [N, D], computed in `dtype`, without N x D further numbers."""
+    norm = torch.empty(len(vectors), dtype=dtype, device=vectors.device)  # a list would pin the blocks freed between
+    for part, out in zip(vectors.split(rows), norm.split(rows)):
+        out.copy_(part.to(dtype).square().sum(1))
+    return norm
 
 
 def smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -41,10 +50,10 @@ def smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
 class Points:
     """Points float32 [N, D] on a device, and their core distances once these are known."""
 
-    def __init__(self, points: Tensor, tile: int = TILE):
+    def __init__(self, points: Tensor):
         self.points, self.n = points, len(points)
-        self.norm = points.double().square().sum(1)
-        self.rows_at_a_time = max(1, tile // self.n)
+        self.norm = squared_norms(points, torch.float64)
+        self.rows_at_a_time = max(ROWS, (TILE_CUDA if points.is_cuda else TILE) // self.n)
         self.core: Tensor | None = None  # squared, float64 [N]
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
@@ -98,12 +107,12 @@ class Tree(NamedTuple):
     length: np.ndarray  # float64 [N - 1]: mutual reachability
 
 
-def spanning_tree(features: Tensor, min_samples: int, tile: int = TILE) -> Tree:
+def spanning_tree(features: Tensor, min_samples: int) -> Tree:
     """The minimum spanning tree of features [N, D] under mutual reachability. Needs more than min_samples points.
 
     A core distance is the length of several edges, so trees are not unique; this is the one that scikit-learn finds.
     """
-    space = Points(features.float(), tile)
+    space = Points(features.float())
     n, device = space.n, features.device
     k = min(max(CANDIDATES, 2 * min_samples), n - 1)
     index, value, bound = space.neighbours(k, min_samples)

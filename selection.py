@@ -19,6 +19,7 @@ from clustering import NOISE, Regions, kmeans
 from errors import UserError, run
 from oracle import UNKNOWN
 from randomness import generator, key
+from reachability import squared_norms
 from uncertainty import entropy as entropy_of
 
 ROUNDING = {torch.float32: 8, torch.float64: 64}  # eps; up to 5 and 30 were measured at 16 to 2048 dimensions
@@ -116,7 +117,7 @@ def coreset(evidence: Evidence, budget: int) -> np.ndarray:
     points = evidence.features
     budget = min(budget, evidence.n)
     chosen = torch.zeros(budget, dtype=torch.int64, device=points.device)
-    norm = points.square().sum(1)
+    norm = squared_norms(points, points.dtype)
     distance = squared_distance(norm, points @ points[0], 0).index_fill_(0, chosen[:1], -1)  # chosen ones never again
     done = 1
     while done < budget:
@@ -162,7 +163,7 @@ def spread(a: Tensor, h: Tensor, budget: int, draws: np.ndarray) -> np.ndarray:
 
     Distances are float64. Each step reads h [N, D] in its own precision to see which could have fallen, and computes those.
     """
-    norm = a.square().sum(1) * torch.cat([part.double().square().sum(1) for part in h.split(ROWS)])
+    norm = squared_norms(a, torch.float64) * squared_norms(h, torch.float64)
     rounding = ROUNDING[h.dtype] * torch.finfo(h.dtype).eps
     budget = min(budget, len(norm))
     free = torch.ones(len(norm), dtype=torch.bool, device=norm.device)
@@ -189,7 +190,7 @@ def distance_to_neighbours(points: Tensor, neighbours: int = NEIGHBOURS) -> Tens
     """
     k = min(neighbours, len(points) - 1)
     points = points.double()
-    norm = points.square().sum(1)
+    norm = squared_norms(points, points.dtype)
     index = torch.arange(len(points), device=points.device)
     mean = torch.empty(len(points), device=points.device)  # small results kept one by one pin freed blocks: N x N in the end
     for part in index.split(max(CHUNK // len(points), 1)):

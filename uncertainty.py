@@ -73,7 +73,10 @@ def distance_to(train_logits: Tensor, logits: Tensor, neighbours: int = NEIGHBOU
     """Mean cosine distance of each row of logits [N, C] to its nearest rows of train_logits [M, C]: float64 [N]."""
     unit, train = (torch.nn.functional.normalize(x.double(), dim=1) for x in (logits, train_logits))
     k = min(neighbours, len(train))
-    return torch.cat([1 - (batch @ train.T).topk(k, dim=1).values.mean(1) for batch in unit.split(1024)])
+    distance = torch.empty(len(unit), dtype=torch.float64, device=unit.device)  # a list would pin the blocks freed between
+    for batch, out in zip(unit.split(1024), distance.split(1024)):
+        out.copy_(1 - (batch @ train.T).topk(k, dim=1).values.mean(1))
+    return distance
 
 
 def tau_of(distance: Tensor, unsmoothness: Tensor, typical: int = TYPICAL) -> float:

@@ -92,10 +92,10 @@ def plot(rows: dict[str, dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for axis, key, unit in zip(axes, ("seconds", "mb"), ("time, s", "peak memory beyond the features, MB")):
+    for axis, key, unit, least in zip(axes, ("seconds", "mb"), ("time, s", "peak memory beyond the features, MB"), (0.1, 20)):
         for solution, row in rows.items():
-            sizes, values = [int(size) for size in row], [max(each[key], 1e-3) for each in row.values()]
-            axis.plot(sizes, values, "o-", label=f"{solution}: N^{exponent(sizes, values):.2f}")
+            sizes, values = [int(size) for size in row], [max(each[key], 1e-1 if key == "mb" else 1e-4) for each in row.values()]
+            axis.plot(sizes, values, "o-", label=f"{solution}: N^{exponent(sizes, values):.2f}" if max(values) > least else solution)
         axis.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel=unit)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -110,7 +110,9 @@ def table(rows: dict[str, dict]) -> str:
     for solution, row in rows.items():
         cells = [f"{row[str(size)]['seconds']:.3g} / {row[str(size)]['mb']:,.0f}" if str(size) in row else "-" for size in sizes]
         there = [int(size) for size in row]
-        slopes = [f"{exponent(there, [max(row[str(size)][key], 1e-3) for size in there]):.2f}" for key in ("seconds", "mb")]
+        values = {key: [each[key] for each in row.values()] for key in ("seconds", "mb")}
+        slopes = [f"{exponent(there, values[key]):.2f}" if max(values[key]) > least and min(values[key]) > 0 else "-"
+                  for key, least in (("seconds", 0.1), ("mb", 20))]  # below that it is noise
         lines.append(f"| {solution} | " + " | ".join([*cells, *slopes]) + " |")
     for solution, row in rows.items():
         if CELLS in solution:

@@ -3,7 +3,7 @@
     python benchmarks/run.py                     all cases, at the sizes of the table: about an hour on two cores
     python benchmarks/run.py coreset badge       these cases
     python benchmarks/run.py --scale 0.05        small sizes, to see that everything runs; the table stays as it is
-    python benchmarks/run.py --table             the table of README.md again, from the results that are there
+    python benchmarks/run.py --table             the tables of both READMEs again, from the results that are there
 
 Each side of a case has a process of its own, so that neither's allocator, caches or threads help or hinder the other; they
 take turns, published first, and both are idle while the other works. A side's first run is not counted where there are
@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 RESULTS = ROOT / "results" / "benchmarks"
-README = ROOT / "benchmarks" / "README.md"
+README, FRONT = ROOT / "benchmarks" / "README.md", ROOT / "README.md"
 MARKS = "<!-- table: written by run.py -->", "<!-- end of table -->"
 
 
@@ -125,15 +125,26 @@ def row(result: dict) -> str:
             f"| {result['ratio']:.1f} | {target} | {'met' if met else '**missed**'} | {memory} | {result['agreement']} |")
 
 
-def table() -> str:
-    """The table of all results that are there, in Markdown."""
+def results() -> list[dict]:
+    """All results that are there, in the order of the cases."""
     from cases import CASES
-    results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in CASES if (RESULTS / f"{name}.json").exists()]
+    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in CASES if (RESULTS / f"{name}.json").exists()]
+
+
+def table() -> str:
+    """The table of all results, in Markdown."""
     lines = ["| case | size | published, s | ours, s | ratio | target | | peak memory, MB: published / ours | agreement |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *map(row, results)]
-    machines = {json.dumps(result["machine"]): result["machine"] for result in results}
-    for one in machines.values():
-        lines += ["", made_on(one)]
+             "| --- " * 9 + "|", *map(row, results())]
+    machines = {json.dumps(result["machine"]): result["machine"] for result in results()}
+    return "\n".join([*lines, *(line for one in machines.values() for line in ("", made_on(one)))])
+
+
+def summary() -> str:
+    """The same in brief, for the project's README."""
+    lines = ["| step | size | published, s | ours, s | ratio |", "| --- " * 5 + "|"]
+    for result in results():
+        published, ours = (f"{statistics.median(result['seconds'][side]):.3g}" for side in ("published", "ours"))
+        lines.append(f"| {result['title']} | {result['size']} | {published} | {ours} | {result['ratio']:.1f} |")
     return "\n".join(lines)
 
 
@@ -170,6 +181,7 @@ def main() -> None:
             (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     if args.scale == 1:
         replace_between(README, MARKS, table())
+        replace_between(FRONT, MARKS, summary())
 
 
 if __name__ == "__main__":

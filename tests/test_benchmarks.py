@@ -73,22 +73,27 @@ def test_a_row_tells_median_and_range_and_whether_the_target_is_met():
     assert "**missed**" in run.row(RESULT | {"memory_mb": {"published": 100.0, "ours": 11.0}})
 
 
-def test_the_table_in_the_readme_is_that_of_the_results(tmp_path, monkeypatch, capsys):
+def test_the_tables_in_the_readmes_are_those_of_the_results(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RESULTS", tmp_path)
     (tmp_path / "badge.json").write_text(json.dumps(RESULT))
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{run.MARKS[0]}\nold\n{run.MARKS[1]}\nafter\n")
-    monkeypatch.setattr(run, "README", readme)
+    for name in ("README", "FRONT"):
+        monkeypatch.setattr(run, name, tmp_path / name)
+        (tmp_path / name).write_text(f"before\n{run.MARKS[0]}\nold\n{run.MARKS[1]}\nafter\n")
     monkeypatch.setattr(sys, "argv", ["run.py", "--table"])
     run.main()
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and run.row(RESULT) in text
-    assert "Measured on A (AVX2), 2 cores" in text
+    texts = [(tmp_path / name).read_text() for name in ("README", "FRONT")]
+    assert all(text.startswith("before\n") and text.endswith("after\n") and "old" not in text for text in texts)
+    assert run.row(RESULT) in texts[0] and "Measured on A (AVX2), 2 cores" in texts[0]
+    assert "| badge | 10 x 4 | 10 | 0.2 | 50.0 |" in texts[1]
 
 
-def test_the_table_of_the_repository_is_that_of_its_results():
-    text = run.README.read_text()
-    assert run.table() in text[text.index(run.MARKS[0]):text.index(run.MARKS[1])]
+def test_the_tables_of_the_repository_are_those_of_its_results():
+    for path, made in ((run.README, run.table()), (run.FRONT, run.summary())):
+        text = path.read_text()
+        assert made in text[text.index(run.MARKS[0]):text.index(run.MARKS[1])]
+    text = growth.README.read_text()
+    rows = json.loads((growth.RESULTS / "growth_cpu.json").read_text())["rows"]
+    assert growth.table(rows) in text[text.index(growth.MARKS[0]):text.index(growth.MARKS[1])]
 
 
 def test_run_measures_both_sides_and_leaves_the_table_at_a_small_scale():

@@ -76,10 +76,12 @@ def test_closest_tells_where_there_are_fewer():
 
 @every_pool
 @pytest.mark.parametrize("min_samples", [1, 3, 5])
-@pytest.mark.parametrize("tile", [64, 5000, reachability.TILE])
-def test_tree_is_as_short_as_that_of_all_pairs(pool, min_samples, tile):
+@pytest.mark.parametrize("rows", [1, 13, 1000])
+def test_tree_is_as_short_as_that_of_all_pairs(monkeypatch, pool, min_samples, rows):
+    monkeypatch.setattr(reachability, "TILE", 0)
+    monkeypatch.setattr(reachability, "ROWS", rows)
     points = POOLS[pool]()
-    tree, reach = spanning_tree(points, min_samples, tile), all_pairs(points, min_samples)
+    tree, reach = spanning_tree(points, min_samples), all_pairs(points, min_samples)
     n = len(points)
     assert len(tree.p) == n - 1 and sorted(tree.q.tolist()) == list(range(1, n))  # each point is reached once
     position = {0: 0} | {q: i + 1 for i, q in enumerate(tree.q.tolist())}
