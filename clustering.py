@@ -79,7 +79,7 @@ def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
 
 
 def centroids(points: Tensor, label: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Means float32 [k, D] and sizes int64 [k] of the clusters that `label` int64 [N] names; an empty one's mean is 0.
+    """Means float64 [k, D] and sizes int64 [k] of the clusters that `label` int64 [N] names; an empty one's mean is 0.
 
     Sums run in float64 over points sorted by label, so they do not depend on threads.
     """
@@ -88,8 +88,7 @@ def centroids(points: Tensor, label: Tensor, k: int) -> tuple[Tensor, Tensor]:
     total = torch.zeros(len(points) + 1, points.shape[1], dtype=torch.float64, device=points.device)
     torch.cumsum(points[order].double(), 0, out=total[1:])
     end = size.cumsum(0)
-    mean = (total[end] - total[end - size]) / size.clamp(min=1)[:, None]
-    return mean.float(), size
+    return (total[end] - total[end - size]) / size.clamp(min=1)[:, None], size
 
 
 def kmeans(points: Tensor, k: int, seed: int) -> Tensor:
@@ -102,7 +101,8 @@ def kmeans(points: Tensor, k: int, seed: int) -> Tensor:
     tolerance = 1e-4 * points.var(0, correction=0).mean()
     for _ in range(MAX_ITERATIONS):
         label, distance = nearest(points, centres)
-        moved, size = centroids(points, label, k)
+        mean, size = centroids(points, label, k)
+        moved = mean.to(points.dtype)
         empty = (size == 0).nonzero()[:, 0]
         moved[empty] = points[distance.argsort(descending=True, stable=True)[:len(empty)]]
         shift = (moved - centres).square().sum()
@@ -140,6 +140,7 @@ def numbered(label: Tensor) -> Tensor:
 def representatives(features: Tensor, label: Tensor) -> Tensor:
     """The member nearest to the centroid of each region, the lowest index on ties: int64 [R].
 
+    Distances are computed in float64 and rounded, so that ties are ties: the two members of a region of two, for example.
     The published code takes the nearest of all points, which can be noise or a member of another region.
     """
     member = (label != NOISE).nonzero()[:, 0]
@@ -147,7 +148,7 @@ def representatives(features: Tensor, label: Tensor) -> Tensor:
         return member
     label, points = label[member], features[member]
     centre, size = centroids(points, label, int(label.max()) + 1)
-    distance = (points - centre[label]).square().sum(1)
+    distance = (points.double() - centre[label]).square().sum(1).float()
     order = distance.argsort(stable=True)
     order = order[label[order].argsort(stable=True)]
     return member[order[size.cumsum(0) - size]]

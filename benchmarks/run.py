@@ -49,9 +49,9 @@ def serve(connection, name: str, side: str, scale: float) -> None:
     import torch
     from arguments import device_of
     from cases import CASES
-    if side == "ours":
-        device_of("cpu")  # prepares the process as the scripts do
     case = CASES[name].make(scale)
+    if side == "ours":
+        device_of("cpu")  # prepares the process as the scripts do: what making inputs has freed is no longer there by then
     connection.send((case.size, torch.get_num_threads()))
     before = memory("VmRSS")
     while connection.recv():

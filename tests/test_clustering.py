@@ -211,6 +211,13 @@ def test_a_tiny_pool_has_regions_too(cluster, n, copies):
         assert label.shape == (n,) and label[representative].tolist() == list(range(len(representative)))
 
 
+def test_of_two_members_the_first_represents_their_region():
+    points = normalize(torch.from_numpy(np.random.default_rng(0).normal(size=(400, 64))).float())
+    pair = torch.from_numpy(np.random.default_rng(1).permutation(400)).view(200, 2)
+    label = torch.empty(400, dtype=torch.int64).scatter_(0, pair.flatten(), torch.arange(200).repeat_interleave(2))
+    assert representatives(points, label).equal(pair.amin(1))
+
+
 # cells
 
 def test_cells_give_clusters_of_their_own_in_proportion_to_their_size():
