@@ -26,6 +26,7 @@ MARKS = "<!-- table: written by growth.py -->", "<!-- end of growth -->"
 SIZES = (10_000, 35_000, 100_000)
 EMBEDDING = 64  # dimensions that regions are made in; the others read 1,024
 PERCENT = 1
+LEAST = {"seconds": 0.1, "mb": 20}  # below that an exponent is noise
 CELLS, CELL_SIZES = " --cell_size ", (5000,)  # rows of the approximation
 
 
@@ -87,19 +88,28 @@ def exponent(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) if len(sizes) > 1 else float("nan")
 
 
+def slope(row: dict, key: str) -> str:
+    """The exponent of a quantity of a row, as text; - where its largest value is noise."""
+    sizes, values = [int(size) for size in row], [each[key] for each in row.values()]
+    return f"{exponent(sizes, values):.2f}" if max(values) > LEAST[key] and min(values) > 0 else "-"
+
+
 def plot(rows: dict[str, dict], path: Path) -> None:
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for axis, key, unit, least in zip(axes, ("seconds", "mb"), ("time, s", "peak memory beyond the features, MB"), (0.1, 20)):
-        for solution, row in rows.items():
-            sizes, values = [int(size) for size in row], [max(each[key], 1e-1 if key == "mb" else 1e-4) for each in row.values()]
-            axis.plot(sizes, values, "o-", label=f"{solution}: N^{exponent(sizes, values):.2f}" if max(values) > least else solution)
-        axis.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel=unit)
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
+    colours = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]
+    for axis, key, title in zip(axes, LEAST, ("time, s", "peak memory beyond the features, MB")):
+        for (solution, row), colour in zip(rows.items(), colours):
+            told = " and ".join(f"{name} ~ N^{slope(row, k)}" for k, name in zip(LEAST, ("time", "memory")) if slope(row, k) != "-")
+            drawn = {int(size): each[key] for size, each in row.items() if key == "seconds" or each[key] >= 1}
+            axis.plot(list(drawn), list(drawn.values()), "o-", color=colour, label=solution + (f": {told}" if told else ""))
+        axis.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel=title)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -109,16 +119,12 @@ def table(rows: dict[str, dict]) -> str:
              "| --- " * (len(sizes) + 3) + "|"]
     for solution, row in rows.items():
         cells = [f"{row[str(size)]['seconds']:.3g} / {row[str(size)]['mb']:,.0f}" if str(size) in row else "-" for size in sizes]
-        there = [int(size) for size in row]
-        values = {key: [each[key] for each in row.values()] for key in ("seconds", "mb")}
-        slopes = [f"{exponent(there, values[key]):.2f}" if max(values[key]) > least and min(values[key]) > 0 else "-"
-                  for key, least in (("seconds", 0.1), ("mb", 20))]  # below that it is noise
-        lines.append(f"| {solution} | " + " | ".join([*cells, *slopes]) + " |")
+        lines.append(f"| {solution} | " + " | ".join([*cells, *(slope(row, key) for key in LEAST)]) + " |")
     for solution, row in rows.items():
-        if CELLS in solution:
-            exact = rows.get(solution.partition(CELLS)[0], {})
-            told = [f"{100 * (each['inertia'] / exact[size]['inertia'] - 1):+.2f} % at {int(size):,}"
-                    for size, each in row.items() if size in exact]
+        exact = rows.get(solution.partition(CELLS)[0], {})
+        told = [f"{100 * (each['inertia'] / exact[size]['inertia'] - 1):+.2f} % at {int(size):,}"
+                for size, each in row.items() if CELLS in solution and size in exact]
+        if told:
             lines += ["", f"Inertia of {solution} beside the exact regions, with the same noise: {', '.join(told)}."]
     return "\n".join(lines)
 
