@@ -103,8 +103,8 @@ def plot(rows: dict[str, dict], path: Path) -> None:
     for axis, key, title in zip(axes, LEAST, ("time, s", "peak memory beyond the features, MB")):
         for (solution, row), colour in zip(rows.items(), colours):
             told = " and ".join(f"{name} ~ N^{slope(row, k)}" for k, name in zip(LEAST, ("time", "memory")) if slope(row, k) != "-")
-            drawn = {int(size): each[key] for size, each in row.items() if key == "seconds" or each[key] >= 1}
-            axis.plot(list(drawn), list(drawn.values()), "o-", color=colour, label=solution + (f": {told}" if told else ""))
+            values = [each[key] if key == "seconds" else max(each[key], 1) for each in row.values()]  # less than 1 MB is none
+            axis.plot([int(size) for size in row], values, "o-", color=colour, label=solution + (f": {told}" if told else ""))
         axis.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel=title)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
