@@ -147,15 +147,17 @@ def test_each_half_of_hybrid_runs_alone(field, flags, annotated):
 # --- repetition
 
 def test_same_command_gives_the_same_selection_and_accuracies_and_another_batch_size_the_same_selection(field):
-    for name, flags in {"a": [], "b": [], "c": ["--batch_size", "7"]}.items():
+    # HDBSCAN orders edges of equal length as scikit-learn's sort happens to, which the last bits of features can change
+    plain = ["--cluster", "kmeans", "--sel_l_data"]
+    for name, flags in {"a": [], "b": [], "c": plain, "d": [*plain, "--batch_size", "7"]}.items():
         run("--save_path", name, *flags)
-    a, b, c = (rows(name)[0] for name in "abc")
+    a, b, c, d = (rows(name)[0] for name in "abcd")
     selected = [(folder_of(row, name) / "selected.csv").read_bytes() for row, name in ((a, "a"), (b, "b"))]
     assert selected[0] == selected[1]
     accuracies = [name for name in report.COLUMNS if name.startswith("acc")]
     assert [a[name] for name in accuracies] == [b[name] for name in accuracies]
     chosen = [[each["index"] for each in report.read_rows(folder_of(row, name) / "selected.csv")]
-              for row, name in ((a, "a"), (c, "c"))]
+              for row, name in ((c, "c"), (d, "d"))]
     assert chosen[0] == chosen[1]
 
 
