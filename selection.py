@@ -19,10 +19,9 @@ from clustering import NOISE, Regions, kmeans
 from errors import UserError, run
 from oracle import UNKNOWN
 from randomness import generator, key
-from reachability import squared_norms
+from reachability import ROUNDING, squared_norms
 from uncertainty import entropy as entropy_of
 
-ROUNDING = {torch.float32: 8, torch.float64: 64}  # eps; up to 5 and 30 were measured at 16 to 2048 dimensions
 NEIGHBOURS = 20  # images of its cluster that say how typical an image is
 CHUNK = 2 ** 20  # distances computed at a time
 ROWS = 4096  # vectors made float64 at a time
@@ -176,7 +175,7 @@ def spread(a: Tensor, h: Tensor, budget: int, draws: np.ndarray) -> np.ndarray:
         fallen = both * (1 - rounding) - 2 * (a @ a[last]) * (h @ h[last]) < distance
         for rows in fallen.nonzero()[:, 0].split(ROWS):
             distance[rows] = torch.minimum(distance[rows], gradient_distance(a, h, norm, last, rows))
-        distance.masked_fill_(~free, 0)
+        distance[last] = 0
         reach = distance.cumsum(0)
         place = int(torch.searchsorted(reach, u * reach[-1], right=True)) if reach[-1] > 0 else 0
         chosen.append(place if place < len(norm) and free[place] and reach[-1] > 0 else int(free.to(torch.int8).argmax()))

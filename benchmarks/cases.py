@@ -6,7 +6,6 @@ meets: classes of unequal size, clusters within them, a spectrum that falls, and
 """
 import contextlib
 import io
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -18,11 +17,11 @@ from torch import nn
 import published
 from augment import Normalise, views_of
 from clustering import NOISE, regions
-from finetune import BATCH, Labelled, smoothed_one_hot, ssl_pass, supervised_pass
+from finetune import BATCH, Labelled, ssl_pass, supervised_pass
 from mymodels import create
 from mymodels.depthwise import Depthwise
 from randomness import generator, key
-from selection import badge, coreset, spread
+from selection import badge, coreset
 from uncertainty import unsmoothness
 
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)  # CIFAR-10's

@@ -25,7 +25,7 @@ import errors  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from arguments import add_machine, device_of, number, on_machine  # noqa: E402
+from arguments import PRECISIONS, add_machine, device_of, number, on_machine  # noqa: E402
 from augment import Normalise  # noqa: E402
 from cases import CLASSES, MEAN, STD, features_of, images_of, labels_of, optimizer_of  # noqa: E402
 from clustering import regions  # noqa: E402
@@ -33,8 +33,6 @@ from finetune import BATCH, Labelled, ssl_pass, supervised_pass  # noqa: E402
 from mymodels import create  # noqa: E402
 from run import RESULTS, machine  # noqa: E402
 from uncertainty import unsmoothness  # noqa: E402
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def finish(device: torch.device) -> None:
@@ -90,10 +88,11 @@ def main() -> None:
     torch.manual_seed(0)
     model = create("MobileNet", CLASSES, 3)
     operations, moved = work(model, torch.randn(8, 3, 32, 32))
-    bytes_each = moved * DTYPES[args.precision].itemsize
+    dtype = PRECISIONS[args.precision] or torch.float32
+    bytes_each = moved * dtype.itemsize
     on_machine(model, args, device)
     size = 8192 if device.type == "cuda" else 1024
-    arithmetic, bandwidth = limits(device, DTYPES[args.precision], size)
+    arithmetic, bandwidth = limits(device, dtype, size)
     exact, _ = limits(device, torch.float32, size)
 
     normalise, optimizer = Normalise(MEAN, STD, device), optimizer_of(model)

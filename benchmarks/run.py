@@ -45,7 +45,10 @@ def forget_peak() -> None:
 
 
 def serve(connection, name: str, side: str, scale: float) -> None:
-    """One side of a case: makes its inputs, sends the size, then runs once for every message and sends what it measured."""
+    """One side of a case: makes its inputs and sends the size; then for every True it runs once and sends what it measured.
+
+    The other side's result ends it, after it has sent how the two agree; None ends it at once.
+    """
     import torch
     from arguments import device_of
     from cases import CASES
@@ -54,11 +57,13 @@ def serve(connection, name: str, side: str, scale: float) -> None:
         device_of("cpu")  # prepares the process as the scripts do: what making inputs has freed is no longer there by then
     connection.send((case.size, torch.get_num_threads()))
     before = memory("VmRSS")
-    while connection.recv():
+    while (message := connection.recv()) is True:
         forget_peak()
         start = time.perf_counter()
         result = getattr(case, side)()
         connection.send((time.perf_counter() - start, result, memory("VmHWM") - before))
+    if message is not None:
+        connection.send(case.agreement(result, message))
 
 
 def measure(name: str, scale: float, repeats: int) -> dict:
@@ -79,22 +84,15 @@ def measure(name: str, scale: float, repeats: int) -> dict:
             took, results[side], held[side] = connection.recv()
             if turn or repeats == 1:
                 seconds[side].append(took)
-    for process, connection in sides.values():
-        connection.send(False)
+    sides["published"][1].send(None)
+    sides["ours"][1].send(results["published"])
+    agreement = sides["ours"][1].recv()
+    for process, _ in sides.values():
         process.join()
-    agreement = agreement_of(name, scale, results)
     return {"case": name, "title": CASES[name].title, "size": size, "scale": scale, "target": CASES[name].target,
             "memory_target": CASES[name].memory_target, "seconds": seconds, "memory_mb": held, "agreement": agreement,
             "threads": threads, "ratio": statistics.median(seconds["published"]) / statistics.median(seconds["ours"]),
             "machine": machine()}
-
-
-def agreement_of(name: str, scale: float, results: dict) -> str:
-    """In words, how the two results compare."""
-    from cases import CASES
-    if name == "run":  # making the case would train a model again
-        return "T2 acc {ours:.2f} and {published:.2f}".format(**results)
-    return CASES[name].make(scale).agreement(results["ours"], results["published"])
 
 
 def machine() -> dict:
