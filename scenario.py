@@ -159,12 +159,17 @@ class Scenario:
 
     # --- models
 
+    def _network(self) -> nn.Module:
+        """A network of the model under repair's kind, freshly initialised, where and as the flags have it compute."""
+        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
+        return on_machine(model, self.args, self.device)
+
     @cached_property
     def raw_model(self) -> nn.Module:
         """The model under repair, as its checkpoint has it."""
-        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
+        model = self._network()
         checkpoint.load_weights(model, self.checkpoint_path)
-        return on_machine(model, self.args, self.device)
+        return model
 
     @cached_property
     def model(self) -> nn.Module:
@@ -177,12 +182,11 @@ class Scenario:
         settings = {"weights": self.weights, "train": checkpoint.digest(self.train.images.cpu().numpy().tobytes()),
                     "epochs": recipe.epochs, "lr": recipe.lr, "weight_decay": recipe.weight_decay,
                     "estimated_statistics": recipe.estimated_statistics, **self._rounding}
-        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
+        model = self._network()
         if path.exists() and checkpoint.load(path).get("settings") == settings:
             checkpoint.load_weights(model, path)
-            return on_machine(model, self.args, self.device)
+            return model
         model.load_state_dict(self.raw_model.state_dict())
-        on_machine(model, self.args, self.device)
         nothing = Labelled(self.train.images[:0], self.train.labels[:0])
         print(f"fine-tuning the model under repair on its own train set, {len(self.train.labels)} images", flush=True)
         for record in finetune(model, self.normalise, self.train, recipe, nothing, smoothing=0):
