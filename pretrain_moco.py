@@ -8,27 +8,23 @@ check_point/<dataset>/ckpt_pretrained_mocov3/checkpoint.pth.tar, in the publishe
 that of a k-NN classifier among labelled train images, each left out in turn: no label is trained on.
 """
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-import checkpoint
-import data
-from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number, on_machine
-from augment import Normalise
-from distortion import pair
-from errors import UserError, run
-from mymodels.moco import ARCHITECTURES, MoCo, published
-from randomness import generator, key
-from uncertainty import progress
+from hybridrepair.base import checkpoint
+from hybridrepair.base.device import device_of, on_machine
+from hybridrepair.base.errors import run
+from hybridrepair.images import data
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.randomness import MAX_SEED, SEED, generator, key
+from hybridrepair.run.flags import Parser, add_machine, number
+from hybridrepair.training import contrastive
+from mymodels.moco import ARCHITECTURES, MoCo
 
 NAME = "checkpoint.pth.tar"
-NEIGHBOURS = 20
 KNN_IMAGES = 5000  # labelled train images, at most, among which neighbours are looked for
-KNN_BATCH = 256
 
 
 def parse_args(argv: list[str] | None = None):
@@ -71,60 +67,10 @@ def parse_args(argv: list[str] | None = None):
     return args
 
 
-def learning_rate(time: float, args) -> float:
-    """The learning rate at a time in epochs: it rises linearly, then falls to 0 as a cosine."""
-    highest = args.lr * args.batch_size / 256
-    if time < args.warmup_epochs:
-        return highest * time / args.warmup_epochs
-    return highest * 0.5 * (1 + math.cos(math.pi * (time - args.warmup_epochs) / (args.n_epochs - args.warmup_epochs)))
-
-
-def momentum(time: float, args) -> float:
-    """The momentum of the momentum encoder at a time in epochs: it rises to 1 as a cosine."""
-    return 1 - 0.5 * (1 + math.cos(math.pi * time / args.n_epochs)) * (1 - args.momentum)
-
-
-def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normalise, images: Tensor, epoch: int,
-                args) -> tuple[float, int]:
-    """One pass over uint8 images [N, H, W, C], in whole batches; `epoch` counts from 0. Returns mean loss, images seen."""
-    model.train()
-    order = generator(key(args.manualSeed, "moco order", epoch)).permutation(len(images))
-    steps = max(1, len(images) // args.batch_size)
-    batches = torch.from_numpy(order).to(images.device)[:steps * args.batch_size].split(args.batch_size)
-    views, losses = key(args.manualSeed, "moco views", epoch), []
-    for step, batch in enumerate(progress(batches, f"epoch {epoch + 1}")):
-        now = epoch + step / steps
-        optimizer.param_groups[0]["lr"] = learning_rate(now, args)
-        loss = model(*pair(images[batch], normalise, views, batch), momentum(now, args))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).mean().item(), sum(map(len, batches))
-
-
-@torch.inference_mode()
-def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tensor) -> float:
-    """Percentage of uint8 images [N, H, W, C] whose label int64 [N] is the most frequent among their nearest in features.
-
-    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts. NaN if a feature is not finite.
-    """
-    extractor = model.extractor().eval()
-    features = torch.cat([extractor(normalise(batch)) for batch in progress(images.split(KNN_BATCH), "features")])
-    if not features.isfinite().all():
-        return math.nan
-    likeness = (features @ features.T).fill_diagonal_(-2)
-    nearest = labels[likeness.topk(min(NEIGHBOURS, len(labels) - 1), dim=1).indices]
-    votes = torch.zeros(len(labels), int(labels.max()) + 1, device=labels.device)
-    votes.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=votes.dtype))
-    return 100 * (votes.argmax(1) == labels).double().mean().item()
-
-
 def main(args) -> None:
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root)
     path = Path(args.save_path or f"check_point/{args.dataset}/ckpt_pretrained_mocov3") / NAME
-    partial = path.with_name(NAME.replace(".", ".partial.", 1))
     index = np.concatenate([dataset.split[part] for part in ("train", "pool")])
     if args.n_images and args.n_images < len(index):
         index = np.sort(generator(key(args.manualSeed, "moco images")).choice(index, args.n_images, replace=False))
@@ -142,41 +88,11 @@ def main(args) -> None:
     images = torch.from_numpy(images).to(device)
     labelled = dataset.split["train"]
     labelled = labelled[::math.ceil(len(labelled) / KNN_IMAGES)]  # not the first ones: an image folder is in order of classes
-    known = [torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels)]
+    known = tuple(torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels))
     torch.manual_seed(args.manualSeed)
     model = on_machine(MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3]), args, device)
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
     print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
-    state = checkpoint.made_with(partial, settings, args.force)
-    if state:
-        model.load_state_dict(state.pop("model"))
-        optimizer.load_state_dict(state.pop("optimizer"))
-        print(f"going on after epoch {state['epoch']}, from {partial}")
-    else:
-        state = {"settings": settings, "epoch": 0, "knn": {0: knn_accuracy(model, normalise, *known)}}
-        print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
-
-    saved = time.perf_counter()
-    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
-        start = time.perf_counter()
-        loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
-        line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
-                f"{n / (time.perf_counter() - start):.0f} images/s")
-        if epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0:
-            state["knn"][epoch] = knn_accuracy(model, normalise, *known)
-            line += f"  k-NN acc {state['knn'][epoch]:.2f}"
-        if not math.isfinite(loss + state["knn"].get(epoch, 0)):
-            raise UserError(f"loss or features are not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}, "
-                            "and --force")
-        print(line, flush=True)
-        state["epoch"] = epoch
-        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
-            checkpoint.save(partial, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
-            saved = time.perf_counter()
-    checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
-    partial.unlink(missing_ok=True)
-    print(f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; saved {path}")
+    contrastive.train(model, normalise, images, known, args, path, settings)
 
 
 if __name__ == "__main__":

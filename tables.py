@@ -15,17 +15,19 @@ import math
 import re
 from argparse import ArgumentTypeError
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Iterable, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-import checkpoint
-import report
-from arguments import Parser, number
-from errors import UserError, run as run_main
-from selection import SOLUTIONS
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
+from hybridrepair.base.errors import run as run_main
+from hybridrepair.run import report
+from hybridrepair.run.flags import Parser, number
+from hybridrepair.selection.strategies import SOLUTIONS
 
 METRICS = {
     "acc_after": "T2 accuracy (%) after the last epoch",

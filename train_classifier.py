@@ -6,24 +6,20 @@
 The same command goes on where an interrupted one stopped, and gives what it would have given. The best epoch by accuracy
 on the biased val set is kept in check_point/<dataset>/ckpt_bias/<model>_<class_weight>_b.t7.
 """
-import math
-import time
 from pathlib import Path
 
 import torch
 
-import checkpoint
-import data
-from arguments import MAX_SEED, SEED, Parser, add_machine, device_of, number, on_machine
-from augment import Normalise
-from errors import UserError, run
-from finetune import MOMENTUM, Labelled, accuracy, supervised_pass
+from hybridrepair.base import checkpoint
+from hybridrepair.base.device import device_of, on_machine
+from hybridrepair.base.errors import run
+from hybridrepair.images import data
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.randomness import MAX_SEED, SEED
+from hybridrepair.run.flags import Parser, add_machine, number
+from hybridrepair.training import classifier
+from hybridrepair.training.finetune import Labelled
 from mymodels import MODELS, create
-from uncertainty import predict
-
-LR = 0.1
-STEPS = (1 / 2, 3 / 4)  # of all epochs, after which the learning rate falls tenfold (100 and 150 of 200)
-WEIGHT_DECAY = 5e-4
 
 
 def parse_args(argv: list[str] | None = None):
@@ -43,17 +39,11 @@ def parse_args(argv: list[str] | None = None):
     return parser.parse_args(argv)
 
 
-def learning_rate(epoch: int, epochs: int) -> float:
-    """The learning rate of an epoch, counted from 1."""
-    return LR * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
-
-
 def main(args) -> None:
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root)
     folder = Path(args.save_path or f"check_point/{args.dataset}/ckpt_bias")
     path = folder / f"{args.model}_{args.class_weight}_b.t7"
-    partial = path.with_suffix(".partial.t7")
     subset = data.biased_subset(dataset, args.class_weight, folder / "biased_dataset")
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "batch_size": args.batch_size, "seed": args.manualSeed, "train": checkpoint.digest(subset["train"].tobytes()),
@@ -61,46 +51,11 @@ def main(args) -> None:
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return
-
-    normalise = Normalise(dataset.mean, dataset.std, device)
     train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
-    none = Labelled(train.images[:0], train.labels[:0])
-    everything = torch.arange(len(train.labels), device=device)
     torch.manual_seed(args.manualSeed)
     model = on_machine(create(args.model, dataset.num_classes, dataset.images.shape[3]), args, device)
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    state = checkpoint.made_with(partial, settings, args.force)
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        print(f"going on after epoch {state['epoch']}, from {partial}")
-    else:
-        state = {"epoch": 0, "best": {"acc": -1.0}}
-    best, saved = state["best"], time.perf_counter()
-
     print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")
-    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
-        start = time.perf_counter()
-        optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs)
-        loss, n = supervised_pass(model, optimizer, normalise, train, everything, none, smoothing=0, seed=args.manualSeed,
-                                  epoch=epoch, size=args.batch_size)
-        loss = loss.item()
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}; train with another --manualSeed or --batch_size")
-        seconds = time.perf_counter() - start
-        acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
-        if acc > best["acc"]:
-            best = {"net": checkpoint.weights_of(model), "acc": acc, "epoch": epoch}
-        print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
-              f"{n / seconds:.0f} images/s", flush=True)
-        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
-            checkpoint.save(partial, {"settings": settings, "epoch": epoch, "best": best, "model": model.state_dict(),
-                                      "optimizer": optimizer.state_dict()})
-            saved = time.perf_counter()
-    checkpoint.save(path, {**best, "settings": settings})
-    partial.unlink(missing_ok=True)
-    last = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
-    print(f"val acc best/last: {best['acc']:.2f} (epoch {best['epoch']})/{last:.2f}; saved {path}")
+    classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,23 @@ meets: classes of unequal size, clusters within them, a spectrum that falls, and
 import contextlib
 import io
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 import published
-from augment import Normalise, views_of
-from clustering import NOISE, regions
-from finetune import BATCH, Labelled, ssl_pass, supervised_pass
+from hybridrepair.images.augment import Normalise, views_of
+from hybridrepair.images.randomness import generator, key
+from hybridrepair.selection.clustering import NOISE, regions
+from hybridrepair.selection.strategies import badge, coreset
+from hybridrepair.selection.uncertainty import unsmoothness
+from hybridrepair.training.finetune import BATCH, Labelled, ssl_pass, supervised_pass
 from mymodels import create
 from mymodels.depthwise import Depthwise
-from randomness import generator, key
-from selection import badge, coreset
-from uncertainty import unsmoothness
 
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)  # CIFAR-10's
 CLASSES = 10
@@ -204,8 +205,8 @@ def noise_and_regions(scale: float) -> Case:
 def whole_run(scale: float) -> Case:
     """repair.py on digits with a model of a few epochs, against the same steps in published form."""
     import repair
-    import scenario
     import train_classifier
+    from hybridrepair.run import scenario
     epochs = max(1, round(3 * scale))
     folder = tempfile.TemporaryDirectory()
     kept = Path(folder.name)
@@ -216,7 +217,7 @@ def whole_run(scale: float) -> Case:
             ["--dataset", "digits", "--data_root", str(kept / "dataset"), "--save_path", folder.name, "--n_epochs",
              str(max(1, round(10 * scale))), "--device", "cpu"]))
         task = scenario.Scenario(repair.parse_args(call))
-        task.model  # its own fine-tuning, which comes before every repair, is done for both
+        start = task.model.state_dict()  # its own fine-tuning, which comes before every repair, is done for both
 
     def ours() -> float:
         _ = folder  # lives as long as the case
@@ -227,14 +228,14 @@ def whole_run(scale: float) -> Case:
 
     def theirs() -> float:
         model = network("published")
-        model.load_state_dict({name: value.contiguous() for name, value in task.model.state_dict().items()})
+        model.load_state_dict({name: value.contiguous() for name, value in start.items()})
         split, images, labels = task.dataset.split, {}, {}
         images["train"], labels["train"] = task.train.images.numpy(), task.train.labels.numpy()
         for part in ("T2", "pool"):
             images[part], labels[part] = task.dataset.images[split[part]], task.dataset.labels[split[part]]
         return published.hybrid_repair(model, images, labels, task.dataset.mean, task.dataset.std, task.budget, epochs)
 
-    return Case(f"digits, pool {task.n}, {epochs} epochs", ours, theirs, lambda a, b: f"T2 acc {a:.2f} and {b:.2f}")
+    return Case(f"digits, pool {task.pool.n}, {epochs} epochs", ours, theirs, lambda a, b: f"T2 acc {a:.2f} and {b:.2f}")
 
 
 class Entry(NamedTuple):

@@ -14,25 +14,26 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
-import errors  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from arguments import PRECISIONS, add_machine, device_of, number, on_machine  # noqa: E402
-from augment import Normalise  # noqa: E402
 from cases import CLASSES, MEAN, STD, features_of, images_of, labels_of, optimizer_of  # noqa: E402
-from clustering import regions  # noqa: E402
-from finetune import BATCH, Labelled, ssl_pass, supervised_pass  # noqa: E402
+from hybridrepair.base import errors  # noqa: E402
+from hybridrepair.base.device import PRECISIONS, device_of, on_machine  # noqa: E402
+from hybridrepair.images.augment import Normalise  # noqa: E402
+from hybridrepair.run.flags import add_machine, number  # noqa: E402
+from hybridrepair.selection.clustering import regions  # noqa: E402
+from hybridrepair.selection.uncertainty import unsmoothness  # noqa: E402
+from hybridrepair.training.finetune import BATCH, Labelled, ssl_pass, supervised_pass  # noqa: E402
 from mymodels import create  # noqa: E402
 from run import RESULTS, machine  # noqa: E402
-from uncertainty import unsmoothness  # noqa: E402
 
 
 def finish(device: torch.device) -> None:

@@ -35,7 +35,8 @@ class Pool:
 
     def __init__(self, folder: Path, device: str, cell_size: int = 0):
         import torch
-        from uncertainty import entropy
+
+        from hybridrepair.selection.uncertainty import entropy
         arrays = {path.stem: torch.from_numpy(np.load(path)).to(device) for path in folder.glob("*.npy")}
         self.features, self.embedding, self.probs = arrays["features"], arrays["embedding"], arrays["probs"]
         self.n, self.seed, self.cell_size = len(self.features), 10, cell_size
@@ -43,7 +44,7 @@ class Pool:
 
     @property
     def regions(self):
-        from clustering import regions
+        from hybridrepair.selection.clustering import regions
         return regions(self.embedding, self.n * PERCENT // 100, seed=self.seed, cell_size=self.cell_size)
 
 
@@ -60,10 +61,11 @@ def write(folder: Path, n: int) -> None:
 def once(connection, folder: Path, row: str, device: str) -> None:
     """Select once, and send seconds, MB, and of regions the inertia per point that is not noise."""
     import torch
-    from arguments import device_of
+
     from cases import inertia
+    from hybridrepair.base.device import device_of
+    from hybridrepair.selection.strategies import select
     from run import forget_peak, memory
-    from selection import select
     device_of(device)
     cuda = device.startswith("cuda")
     solution, _, cell_size = row.partition(CELLS)
@@ -130,8 +132,8 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
+    from hybridrepair.selection.strategies import SOLUTIONS
     from run import machine, made_on, replace_between
-    from selection import SOLUTIONS
     selects = {}  # solutions that select alike are one
     for name, solution in SOLUTIONS.items():
         selects.setdefault(solution.strategy, name)

@@ -50,8 +50,9 @@ def serve(connection, name: str, side: str, scale: float) -> None:
     The other side's result ends it, after it has sent how the two agree; None ends it at once.
     """
     import torch
-    from arguments import device_of
+
     from cases import CASES
+    from hybridrepair.base.device import device_of
     case = CASES[name].make(scale)
     if side == "ours":
         device_of("cpu")  # prepares the process as the scripts do: what making inputs has freed is no longer there by then

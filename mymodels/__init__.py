@@ -5,11 +5,11 @@ forward takes images [N, C, H, W] (float, normalised, contiguous or channels_las
 `(logits [N, num_classes], features [N, D])`, where features are the input of the last linear layer. No softmax: the losses
 and the scores of this project start from logits. The tests of tests/test_mymodels.py then cover it by themselves.
 """
-from typing import Callable
+from collections.abc import Callable
 
 from torch import nn
 
-from errors import UserError
+from hybridrepair.base.errors import UserError
 from mymodels.mobilenet import MobileNet
 from mymodels.resnet import resnet18
 from mymodels.shufflenet import ShuffleNetG2

@@ -9,16 +9,16 @@ module.predictor.*, so that published files can be read, and ours by the publish
 Source: Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, in its ResNet form.
 """
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-import checkpoint
-from errors import UserError
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
 
 ARCHITECTURES = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet50": (Bottleneck, (3, 4, 6, 3))}  # block, blocks per stage
 PREFIX = "module."  # of DistributedDataParallel, which the published code trains with

@@ -1,7 +1,6 @@
-"""What all tests share: the modules of the repository root, a seed, the values recorded from the published code, small data."""
+"""What all tests share: a seed, the values recorded from the published code, small data."""
 import json
 import os
-import sys
 from pathlib import Path
 
 # before torch is imported: threads that wait for each other in turn are slow beside other work (544 s, not 15 s)
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(autouse=True)

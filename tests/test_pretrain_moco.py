@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoint
 import pretrain_moco
-from augment import Normalise
-from errors import run
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import run
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.randomness import key
+from hybridrepair.training import contrastive
 from mymodels import moco
 from mymodels.moco import ARCHITECTURES, PREFIX, MoCo
-from randomness import key
 
 FINAL, PARTIAL = "checkpoint.pth.tar", "checkpoint.partial.pth.tar"
 SPLIT = {"train": [0, 64], "val": [64, 80], "T2": [80, 96], "pool": [96, 160]}
@@ -113,12 +114,12 @@ def complete(folder, whole) -> Path:
 @pytest.mark.parametrize("time, rate", [(0, 0), (5, 0.1), (9.5, 0.19), (10, 0.2), (40, 0.15), (55, 0.1), (70, 0.05), (100, 0)])
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(time, rate):
     args = pretrain_moco.parse_args(["--lr", "0.4", "--batch_size", "128", "--n_epochs", "100"])
-    assert pretrain_moco.learning_rate(time, args) == pytest.approx(rate, abs=1e-12)
+    assert contrastive.learning_rate(time, args) == pytest.approx(rate, abs=1e-12)
 
 
 def test_without_warm_up_the_learning_rate_starts_at_its_highest():
     args = pretrain_moco.parse_args(["--lr", "0.4", "--batch_size", "256", "--n_epochs", "2", "--warmup_epochs", "0"])
-    assert [pretrain_moco.learning_rate(time, args) for time in (0, 1)] == pytest.approx([0.4, 0.2])
+    assert [contrastive.learning_rate(time, args) for time in (0, 1)] == pytest.approx([0.4, 0.2])
 
 
 @pytest.mark.parametrize("epochs, warm_up", [(200, 10), (100, 10), (30, 3), (1, 0.1)])
@@ -129,7 +130,7 @@ def test_warm_up_takes_a_tenth_of_the_epochs_and_at_most_ten(epochs, warm_up):
 @pytest.mark.parametrize("time, momentum", [(0, 0.9), (1, 0.925), (1.5, 0.95), (2, 0.975), (3, 1)])
 def test_the_momentum_rises_to_1_as_a_cosine(time, momentum):
     args = pretrain_moco.parse_args(["--n_epochs", "3", "--momentum", "0.9"])
-    assert pretrain_moco.momentum(time, args) == pytest.approx(momentum)
+    assert contrastive.momentum(time, args) == pytest.approx(momentum)
 
 
 # --- an epoch
@@ -159,9 +160,9 @@ def epoch_of(monkeypatch):
         args = pretrain_moco.parse_args(["--n_epochs", "4", "--warmup_epochs", "2", "--batch_size", "4", "--lr", "64", *flags])
         recorder = Recorder().eval()
         images = torch.zeros(n, 16, 16, 3, dtype=torch.uint8)
-        loss, seen = pretrain_moco.train_epoch(recorder, recorder.optimizer, None, images, epoch, args)
+        loss, seen = contrastive.train_epoch(recorder, recorder.optimizer, None, images, epoch, args)
         return recorder, loss, seen
-    monkeypatch.setattr(pretrain_moco, "pair", lambda images, normalise, views, batch: (batch, views))
+    monkeypatch.setattr(contrastive, "pair", lambda images, normalise, views, batch: (batch, views))
     return epoch_of
 
 
@@ -209,11 +210,11 @@ class Pixels(nn.Module):
     ([0], [1], 20, 0),  # none at all
 ])
 def test_knn_accuracy_counts_the_votes_of_the_nearest_without_the_image_itself(monkeypatch, angles, labels, neighbours, right):
-    monkeypatch.setattr(pretrain_moco, "NEIGHBOURS", neighbours)
-    monkeypatch.setattr(pretrain_moco, "KNN_BATCH", 5)  # the last batch is of one image
+    monkeypatch.setattr(contrastive, "NEIGHBOURS", neighbours)
+    monkeypatch.setattr(contrastive, "KNN_BATCH", 5)  # the last batch is of one image
     radians = np.radians(angles)
     images = torch.from_numpy(np.rint(250 * np.stack([np.cos(radians), np.sin(radians)], 1)).astype(np.uint8))[:, None, :, None]
-    found = pretrain_moco.knn_accuracy(Pixels(), Normalise([0.0], [1.0]), images, torch.tensor(labels))
+    found = contrastive.knn_accuracy(Pixels(), Normalise([0.0], [1.0]), images, torch.tensor(labels))
     assert found == pytest.approx(100 * right / len(labels))
 
 
@@ -221,15 +222,15 @@ def test_knn_accuracy_leaves_the_model_as_it_was():
     model = MoCo(**TINY)
     before = checkpoint.weights_of(model)
     images = torch.randint(0, 256, (30, 16, 16, 3), dtype=torch.uint8)
-    pretrain_moco.knn_accuracy(model, Normalise([0.5] * 3, [0.2] * 3), images, torch.arange(30) % 3)
+    contrastive.knn_accuracy(model, Normalise([0.5] * 3, [0.2] * 3), images, torch.arange(30) % 3)
     assert same(checkpoint.weights_of(model), before)
 
 
 def test_labelled_images_are_spread_over_the_train_part(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(pretrain_moco, "KNN_IMAGES", 10)
-    monkeypatch.setattr(pretrain_moco, "knn_accuracy", lambda model, normalise, *known: seen.append(known) or 0.0)
-    monkeypatch.setattr(pretrain_moco, "train_epoch", lambda *args: (0.0, 1))
+    monkeypatch.setattr(contrastive, "knn_accuracy", lambda model, normalise, *known: seen.append(known) or 0.0)
+    monkeypatch.setattr(contrastive, "train_epoch", lambda *args: (0.0, 1))
     pretrain(folder)
     images, labels = (array.numpy() for array in seen[0])
     every = arrays()
@@ -241,7 +242,7 @@ def test_labelled_images_are_spread_over_the_train_part(folder, monkeypatch):
 
 def test_images_come_from_the_train_part_and_the_pool_alone(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(pretrain_moco, "train_epoch", lambda *args: seen.append(args[3]) or (0.0, 1))
+    monkeypatch.setattr(contrastive, "train_epoch", lambda *args: seen.append(args[3]) or (0.0, 1))
     pretrain(folder, "--n_images", "1000")
     images = arrays()[0]
     assert seen[0].numpy().tobytes() == np.concatenate([images[:64], images[96:]]).tobytes()
@@ -256,7 +257,7 @@ def test_weights_do_not_depend_on_val_t2_or_any_label(folder, whole):
 
 def test_a_number_of_images_is_drawn_once_from_both_parts(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(pretrain_moco, "train_epoch", lambda *args: seen.append(args[3]) or (0.0, 1))
+    monkeypatch.setattr(contrastive, "train_epoch", lambda *args: seen.append(args[3]) or (0.0, 1))
     pretrain(folder)
     index = [i for image in seen[0].numpy() for i in range(160) if (arrays()[0][i] == image).all()]
     assert len({*index}) == 32 and min(index) < 64 and max(index) >= 96 and not {*range(64, 96)} & {*index}
@@ -274,7 +275,10 @@ def test_the_file_has_the_published_layout_and_moco_reads_it(whole):
     model.load_state_dict({name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()})
     x = torch.randn(5, 3, 16, 16)
     extractor = moco.load(whole / "out" / FINAL)
-    torch.testing.assert_close(extractor(x), model.eval().extractor()(x).detach(), rtol=0, atol=0)
+    expected = model.eval().extractor()
+    assert all(value.equal(expected.state_dict()[name]) for name, value in extractor.state_dict().items())
+    # where arrays lie in memory decides last bits on some processors
+    torch.testing.assert_close(extractor(x), expected(x).detach(), rtol=1e-5, atol=1e-6)
     assert [path.name for path in (whole / "out").iterdir()] == [FINAL]
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
-import errors
+import hybridrepair.run.repair
 import repair
-import report
 import selection
 import train_classifier
 from conftest import write_small
-from selection import SOLUTIONS
+from hybridrepair.base import checkpoint, errors
+from hybridrepair.run import report
+from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.training import baseline
 
 FLAGS = ["--dataset", "small", "--data_path", "data", "--fe", "model2test", "--u_weight", "--p_budget", "5",
          "--retrain_epoch", "2", "--retrain_lr", "0.01", "--device", "cpu"]
@@ -218,8 +219,7 @@ def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_s
     run("--save_path", "whole")
     if stage == "baseline":
         Path("check_point/small/ckpt_bias/MobileNet_0_b_finetuned.t7").unlink()
-    import scenario
-    module = scenario if stage == "baseline" else repair
+    module = baseline if stage == "baseline" else hybridrepair.run.repair
     genuine = module.finetune
 
     def stops(*args, **kwargs):

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for 
 def clone(tmp_path_factory) -> Path:
     """The code of the repository, without data and results, with the dataset `small`."""
     folder = tmp_path_factory.mktemp("clone")
-    for pattern in ("*.py", "*.sh", "requirements*.txt", "mymodels/*.py"):
+    for pattern in ("*.py", "*.sh", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py"):
         for file in ROOT.glob(pattern):
-            (folder / file.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+            (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / file.relative_to(ROOT))
     write_small(folder / "dataset")
     return folder

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import report
 import tables
-from errors import run as run_main
+from hybridrepair.base.errors import run as run_main
+from hybridrepair.run import report
 
 FINETUNING = "retrain_lr=0.001 retrain_weightdecay=0.0005 retrain_epoch=10"
 ABOUT = ("mean ± standard deviation over seeds (gain over before, n seeds), best of each column in bold, – missing; "

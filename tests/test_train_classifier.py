@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import data
 import train_classifier
-from augment import Normalise
-from errors import run
-from finetune import accuracy
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import run
+from hybridrepair.images import data
+from hybridrepair.images.augment import Normalise
+from hybridrepair.selection.uncertainty import predict
+from hybridrepair.training import classifier
+from hybridrepair.training.classifier import learning_rate
+from hybridrepair.training.finetune import accuracy
 from mymodels import create
-from train_classifier import learning_rate
-from uncertainty import predict
 
 ROOT = Path(__file__).parents[1]
 MODEL, FILE, PARTIAL = "ShuffleNetG2", "ShuffleNetG2_0_b.t7", "ShuffleNetG2_0_b.partial.t7"
@@ -27,7 +28,8 @@ EPOCHS, STEPS = 4, 3  # of the command below: 48 of 64 train images, 16 a step
 # the command, which kills itself in the midst of its n-th step
 KILLED = """
 import os, signal, sys
-import finetune, train_classifier
+import train_classifier
+from hybridrepair.training import finetune
 last, loss, steps = int(sys.argv.pop(1)), finetune.smoothed_loss, []
 def deadly(*args):
     steps.append(args)
@@ -84,14 +86,14 @@ def command(root: Path, folder: Path, *more: str) -> list[str]:
 
 def train(root: Path, folder: Path, *more: str) -> dict:
     """The checkpoint that the command leaves and, as `last`, the weights after the last epoch, which may not be the best."""
-    last, predict = {}, train_classifier.predict
+    last, predict = {}, classifier.predict
 
     def look(model, *args):
         last.update(checkpoint.weights_of(model))
         return predict(model, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_classifier, "predict", look)
+        patch.setattr(classifier, "predict", look)
         train_classifier.main(train_classifier.parse_args(command(root, folder, *more)))
     return checkpoint.load(folder / FILE) | {"last": last}
 
@@ -143,8 +145,8 @@ def test_each_model_has_its_file_and_its_biased_sets_in_the_folder_of_the_datase
 
 
 def test_biased_sets_that_are_there_are_used(root, tmp_path, monkeypatch, capsys):
-    seen, real = [], train_classifier.supervised_pass
-    monkeypatch.setattr(train_classifier, "supervised_pass", lambda *args, **more: seen.append(args) or real(*args, **more))
+    seen, real = [], classifier.supervised_pass
+    monkeypatch.setattr(classifier, "supervised_pass", lambda *args, **more: seen.append(args) or real(*args, **more))
     mine = {"train": np.array([3, 60, 7, 8, 40]), "val": np.array([15, 2])}
     for part, index in mine.items():
         (tmp_path / "biased_dataset/0").mkdir(parents=True, exist_ok=True)
@@ -167,8 +169,8 @@ def test_the_best_epoch_is_kept_and_the_first_of_equals(root, tmp_path, monkeypa
         return predict(model, *args)
 
     accuracies = iter([10.0, 50.0, 50.0, 20.0, 20.0])  # of the epochs, then of the last once more
-    monkeypatch.setattr(train_classifier, "predict", look)
-    monkeypatch.setattr(train_classifier, "accuracy", lambda logits, labels: next(accuracies))
+    monkeypatch.setattr(classifier, "predict", look)
+    monkeypatch.setattr(classifier, "accuracy", lambda logits, labels: next(accuracies))
     content = train(root, tmp_path)
     assert (content["epoch"], content["acc"]) == (2, 50.0)
     assert all(value.equal(weights[1][name]) for name, value in content["net"].items())
@@ -191,7 +193,7 @@ def test_an_epoch_trains_on_all_images_by_the_settings(root, tmp_path, monkeypat
         seen.append((epoch, group["lr"], group["momentum"], group["weight_decay"], len(replay), smoothing, seed, size))
         return torch.tensor(1.0), len(replay)
 
-    monkeypatch.setattr(train_classifier, "supervised_pass", look)
+    monkeypatch.setattr(classifier, "supervised_pass", look)
     train(root, tmp_path, "--manualSeed", "7")
     assert [epoch for epoch, *_ in seen] == [1, 2, 3, 4]
     assert [rate for _, rate, *_ in seen] == pytest.approx([0.1, 0.1, 0.01, 0.001])
@@ -213,7 +215,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(root, whole, expected, tmp
 
 def partial(root: Path, folder: Path, monkeypatch) -> None:
     """Leave the state after the first of EPOCHS epochs in `folder`."""
-    real = train_classifier.supervised_pass
+    real = classifier.supervised_pass
 
     def interrupted(*args, **more):
         if more["epoch"] == 2:
@@ -221,7 +223,7 @@ def partial(root: Path, folder: Path, monkeypatch) -> None:
         return real(*args, **more)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_classifier, "supervised_pass", interrupted)
+        patch.setattr(classifier, "supervised_pass", interrupted)
         train(root, folder)
     assert (folder / PARTIAL).exists() and not (folder / FILE).exists()
 
@@ -249,7 +251,7 @@ def test_a_truncated_state_gives_one_sentence_that_names_it(root, tmp_path, monk
 def test_the_state_is_written_no_more_often_than_asked_and_not_after_the_last_epoch(root, tmp_path, monkeypatch):
     written, save = [], checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda path, content: written.append(path.name) or save(path, content))
-    monkeypatch.setattr(train_classifier, "supervised_pass", lambda *args, **more: (torch.tensor(1.0), 48))
+    monkeypatch.setattr(classifier, "supervised_pass", lambda *args, **more: (torch.tensor(1.0), 48))
     train(root, tmp_path)
     assert written == [PARTIAL] * (EPOCHS - 1) + [FILE]
     train(root, tmp_path, "--save_every", "3600", "--force")
@@ -261,7 +263,7 @@ def test_the_state_is_written_no_more_often_than_asked_and_not_after_the_last_ep
 def test_a_second_call_does_nothing(root, whole, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole, tmp_path / "out")
     before = (tmp_path / "out" / FILE).stat().st_mtime_ns
-    monkeypatch.setattr(train_classifier, "supervised_pass", None)
+    monkeypatch.setattr(classifier, "supervised_pass", None)
     train(root, tmp_path / "out")
     assert "nothing to do" in capsys.readouterr().out
     assert (tmp_path / "out" / FILE).stat().st_mtime_ns == before and files_in(tmp_path / "out") == files_in(whole)
@@ -314,6 +316,6 @@ def test_a_bad_flag_ends_in_one_sentence(root, tmp_path, capsys, more, message):
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_leaves_no_model(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_classifier, "LR", 1e30)
+    monkeypatch.setattr(classifier, "LR", 1e30)
     error = refusal(capsys, *command(root, tmp_path))
     assert "the loss is not finite in epoch 1" in error and FILE not in files_in(tmp_path)

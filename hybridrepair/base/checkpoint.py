@@ -1,0 +1,122 @@
+"""Checkpoints: flat dicts that describe themselves, written whole or not at all, read without executing anything."""
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hybridrepair.base.errors import UserError
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; it replaces `path` when the block ends well, else it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path | str, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that belongs to `path` among processes, or yield False at once where another has it and `wait` is off.
+
+    The lock is a hidden file beside `path`, and ends with the process, however that ends.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def save(path: Path | str, content: dict) -> None:
+    """Write a dict of tensors and plain values to `path`; equal contents make equal files."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would write its name into the file
+        torch.save(content, file)
+
+
+def load(path: Path | str) -> dict:
+    """Read a dict of tensors and plain values onto the CPU. UserError if it is missing, damaged or something else."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; give the path of a file, or train one with train.sh")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here; all mean that the file is not what it should be
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UserError(f"checkpoint {path} cannot be read: it is truncated, or holds more than tensors and plain values "
+                        f"({type(error).__name__}: {reason}); make it anew or give another file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dict; give a file with the entry 'net'")
+    return content
+
+
+def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
+    """The content of the checkpoint `path`, if its entry `settings` equals `settings`; None where there is no such file.
+
+    UserError if it was made with other settings or cannot be read; with `force`, which replaces it, None then too.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = load(path)
+    except UserError as error:
+        if force:
+            return None
+        raise UserError(f"{error}, or replace it by --force") from error
+    found = content.get("settings")
+    if found == settings:
+        return content
+    if force:
+        return None
+    differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
+                       if name in found and found[name] != value) if isinstance(found, dict) else ""
+    raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another "
+                    "--save_path, or replace it by --force")
+
+
+def load_weights(model: nn.Module, path: Path | str) -> dict:
+    """Load the state_dict in the entry `net` of `path` into `model`; returns the other entries.
+
+    A `module.` prefix (DataParallel) is dropped. UserError if the weights are not those of this model.
+    """
+    content = load(path)
+    weights = content.pop("net", None)
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(value, torch.Tensor)
+                                                for name, value in weights.items()):
+        raise UserError(f"checkpoint {path} has no state_dict in its entry 'net'; save it as {{'net': model.state_dict()}}")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    expected = model.state_dict()
+    wrong = ([f"{name} is missing" for name in expected if name not in weights]
+             + [f"{name} is foreign" for name in weights if name not in expected]
+             + [f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}" for name in expected
+                if name in weights and weights[name].shape != expected[name].shape])
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(f"checkpoint {path} does not fit {type(model).__name__} for this dataset: {wrong[0]}{more}; "
+                        f"check the model, the number of classes and the channels")
+    model.load_state_dict(weights)
+    return content
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state_dict on the CPU, in the default memory format: what the entry `net` of a checkpoint holds."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+
+
+def digest(content: bytes) -> str:
+    """The first 16 hex digits of the SHA-256 of `content`: what tells two files or arrays apart in settings."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,55 @@
+"""The device that computes: what its flags mean, and how the process and the networks are prepared for it."""
+import ctypes
+import re
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+from hybridrepair.base.errors import UserError
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # None: as the weights are
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device called `name`, once it is known to work, and the process prepared for it. UserError if not."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # the meta device can be named, but not computed on
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = re.split(r"[.\n]", str(error))[0]
+        raise UserError(f"device {name} cannot be used ({reason}); give --device cpu, or another one") from error
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def on_machine(model: nn.Module, args, device: torch.device) -> nn.Module:
+    """The model on a device, in channels_last, computing as the flags of `add_machine` say; what it gives stays float32.
+
+    A copy of it computes at the same precision, and is not compiled.
+    """
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the pair
+    dtype = PRECISIONS[args.precision]
+    if dtype is not None:
+        def forward(self, *inputs):
+            with torch.autocast(device.type, dtype):
+                outputs = type(self).forward(self, *inputs)
+            return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
+        model.forward = MethodType(forward, model)  # a method, so that a deep copy has one of its own
+    if args.compile:
+        model.compile()
+    return model
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step, which otherwise spends its time on page faults.
+
+    A synthetic SSL step took half the time with it. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+    mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: nothing goes back

@@ -1,0 +1,110 @@
+"""Command lines: a parser that reports a mistake in one sentence, and the flags that several entries share."""
+import argparse
+import math
+import sys
+from typing import NoReturn
+
+import torch
+
+from hybridrepair.base.device import PRECISIONS
+from hybridrepair.images import data
+from hybridrepair.images.randomness import MAX_SEED, SEED
+from hybridrepair.selection.clustering import CLUSTERINGS
+from hybridrepair.selection.features import MOCO, MODEL
+from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS
+from mymodels import MODELS
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the line breaks of the description, and adds defaults to the help texts."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the commands of a module docstring as its description, and mistakes in one sentence, exit status 2."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see python {self.prog} --help\n")
+
+
+def number(kind: type, least: float, most: float = math.inf, above: bool = False):
+    """An argparse type: a finite number of `kind` from `least` (or above it) to `most`."""
+    def parse(text: str):
+        value = kind(text)
+        if not ((value > least if above else value >= least) and value <= min(most, sys.float_info.max)):
+            limit = f"above {least}" if above else f"{least} or more"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: give a number {limit}"
+                                             + (f" and at most {most}" if most < math.inf else ""))
+        return value
+    parse.__name__ = {int: "whole number", float: "number"}[kind]  # argparse puts it into "invalid ... value"
+    return parse
+
+
+def add_machine(parser: Parser) -> None:
+    """Flags about the machine: none of them changes what is computed, but --precision its rounding."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME",
+                       help="torch device that holds the images and computes")
+    group.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the networks' layers: bfloat16 is "
+                       "mixed precision, for processors that have it; weights and losses stay float32")
+    group.add_argument("--compile", action="store_true", help="compile the networks, which pays in long runs on a GPU: it takes "
+                       "minutes at first, and on a CPU needs a C++ compiler")
+    group.add_argument("--num_workers", type=number(int, 0), default=0,
+                       help="accepted for published calls; images are augmented in batches on the device, without workers")
+
+
+def repair_parser(doc: str) -> Parser:
+    """The flags that selection.py and repair.py share: the published command line, and a few of ours."""
+    parser = Parser(doc)
+    group = parser.add_argument_group("data and model under repair")
+    group.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_path")
+    group.add_argument("--data_path", default="dataset", help="folder of all datasets")
+    group.add_argument("--model2test_arch", choices=list(MODELS), default="MobileNet", help="architecture")
+    group.add_argument("--model2test_path", metavar="PATH", help="its checkpoint, or the folder of <arch>_<number>_b.t7 "
+                       "(default: check_point/<dataset>/ckpt_bias)")
+    group.add_argument("--model_number", type=int, choices=(0, 1, 2), default=0, help="0, 1, 2: Model A, B, C")
+    group.add_argument("--batch_size", type=number(int, 1), default=512,
+                       help="images per forward pass of evaluation; changes memory and speed, not the result")
+
+    group = parser.add_argument_group("annotation")
+    group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of repair")
+    group.add_argument("--p_budget", type=float, default=1.0, help="percent of the pool that may be annotated")
+    group.add_argument("--labels", metavar="FILE", help="CSV with the columns index and label: your annotators' answers, "
+                       "asked instead of the dataset's labels")
+    group.add_argument("--fe", default=MOCO, metavar="NAME", help=f"features that hybrid and typiclust cluster: {MOCO}, {MODEL} "
+                       "(the model under repair), or the path of a MoCo v3 checkpoint")
+
+    group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
+    group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and propagate their "
+                       "labels; neither this nor --sel_u_data means both")
+    group.add_argument("--sel_u_data", action="store_true", help="semi-supervised training on the trusted part of the pool")
+    group.add_argument("--u_weight", action="store_true", help="draw trusted images in proportion to 1 - unsmoothness")
+    group.add_argument("--disable_dynamic_u_weight", action="store_true", help="keep those weights for all epochs")
+    group.add_argument("--cluster", choices=list(CLUSTERINGS), default="hybrid", help="clustering that makes regions")
+    group.add_argument("--avg_clustersize", type=number(int, 1), default=10, help="images in an average region")
+    group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="let k-means cut the pool into cells of "
+                       "about N images first, and each of these into regions: an approximation for large pools; 0: exact")
+    group.add_argument("--eps", type=number(float, 0, above=True), default=0.3, help="cosine distance of --cluster dbscan")
+    group.add_argument("--min_samples", type=number(int, 1), default=3, help="neighbours that make a point dense")
+    group.add_argument("--exp", type=int, choices=(0, -1), default=0, help="trust unsmoothness up to tau (0), or all (-1)")
+    group.add_argument("--tao", type=number(float, 0), default=0.1, help="tau, the smoothness threshold in [0, 1]")
+    group.add_argument("--auto_tao", action="store_true", help="tau from T2 images at a typical distance to the train set")
+    group.add_argument("--avg_tao", action="store_true", help="tau = mean unsmoothness of T2")
+
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument("--retrain_lr", type=number(float, 0, above=True), default=0.001, help="learning rate")
+    group.add_argument("--retrain_weightdecay", type=number(float, 0), default=5e-4, help="weight decay")
+    group.add_argument("--retrain_epoch", type=number(int, 1), default=10, help="epochs")
+    group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")
+    group.add_argument("--running_statistics", action="store_true", help="as published: batch norm keeps the running statistics "
+                       "of training batches, mixed views included, instead of those of replayed train images")
+    group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of all that is random")
+
+    group = parser.add_argument_group("results")
+    group.add_argument("--save_path", help="folder of results.csv and of a folder for each run (default: "
+                       "save/<dataset>_<model>)")
+    group.add_argument("--force", action="store_true", help="do again what is done already, and replace its results")
+    add_machine(parser)
+    return parser

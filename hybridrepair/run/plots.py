@@ -1,0 +1,102 @@
+"""Plots of a run, as PNG: accuracy per epoch, unsmoothness of failures and others, region sizes, accuracy per class."""
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
+from torch import Tensor
+
+from hybridrepair.base import checkpoint
+from hybridrepair.images.data import UNKNOWN
+from hybridrepair.selection.pool import Pool
+from hybridrepair.selection.strategies import Selection
+
+matplotlib.use("Agg")
+BEFORE, AFTER = "0.6", "tab:blue"
+
+
+def write(folder: Path, pool: Pool, selection: Selection, epochs: list[dict], t2: Tensor, before: Tensor, after: Tensor) -> None:
+    """Write the plots of a run into `folder`; t2, before, after int64 [N] are the true and the predicted classes of T2.
+
+    The unsmoothness and the sizes of regions are drawn where the solution has them, and truth is known.
+    """
+    truth = t2.cpu().numpy()
+    right_before, right_after = (prediction.cpu().numpy() == truth for prediction in (before, after))
+    save(folder / "accuracy.png", accuracy(epochs, 100 * right_before.mean()))
+    save(folder / "per_class.png", per_class(pool.dataset.class_names, truth, right_before, right_after))
+    if selection.regions is None:
+        return
+    sizes = np.bincount(selection.regions.label.cpu().numpy() + 1)[1:]  # without noise
+    asked = np.unique(selection.region[selection.region >= 0])
+    save(folder / "region_sizes.png", region_sizes(sizes, asked))
+    truth = pool.dataset.labels[pool.pool_index]
+    known = truth != UNKNOWN
+    if known.any():
+        wrong = pool.probs.argmax(1).cpu().numpy() != truth
+        save(folder / "unsmoothness.png", unsmoothness(pool.unsmoothness.cpu().numpy()[known], wrong[known]))
+
+
+def save(path: Path, figure: Figure) -> None:
+    with checkpoint.atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4)) -> tuple[Figure, matplotlib.axes.Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    panel = figure.subplots()
+    panel.set(title=title, xlabel=x, ylabel=y)
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure, panel
+
+
+def accuracy(epochs: list[dict], before: float) -> Figure:
+    """T2 accuracy in percent over the epochs, epoch 0 being the model before repair."""
+    figure, panel = axes("T2 accuracy while fine-tuning", "epoch", "accuracy (%)")
+    panel.axhline(before, color=BEFORE, linestyle="--", label="before")
+    panel.plot([0] + [each["epoch"] for each in epochs], [before] + [each["acc"] for each in epochs], "o-", color=AFTER, label="after")
+    whole = AutoLocator()
+    whole.set_params(integer=True)
+    panel.xaxis.set_major_locator(whole)
+    panel.legend(frameon=False)
+    return figure
+
+
+def unsmoothness(values: np.ndarray, wrong: np.ndarray) -> Figure:
+    """Histogram of unsmoothness [N], of images that the model gets wrong and right (bool [N]), each as a share of its own."""
+    figure, panel = axes("Unsmoothness of the pool before repair", "unsmoothness", "share of the group (%)")
+    for group, name, colour in ((~wrong, "right", BEFORE), (wrong, "failures", "tab:red")):
+        if group.any():
+            panel.hist(values[group], bins=np.linspace(0, 1, 41).tolist(), weights=np.full(group.sum(), 100 / group.sum()), alpha=0.6,
+                       color=colour, label=f"{name} ({group.sum()})")
+    panel.legend(frameon=False)
+    return figure
+
+
+def region_sizes(sizes: np.ndarray, asked: np.ndarray) -> Figure:
+    """Histogram of the number of images in all regions, and in those labelled (their numbers int64)."""
+    figure, panel = axes("Sizes of regions", "images in a region", "regions")
+    largest = sizes.max(initial=1)
+    step = -(-largest // 50)  # whole sizes, in at most 50 bars
+    bins = np.arange(0.5, largest + step + 0.5, step).tolist()
+    panel.hist(sizes, bins=bins, color=BEFORE, label=f"all ({len(sizes)})")
+    panel.hist(sizes[asked], bins=bins, color=AFTER, label=f"labelled ({len(asked)})")
+    panel.set_yscale("symlog", linthresh=1)
+    panel.legend(frameon=False)
+    return figure
+
+
+def per_class(names: list[str], truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> Figure:
+    """T2 accuracy in percent of each class, from classes int64 [N] and correctness bool [N] before and after repair."""
+    count = np.maximum(np.bincount(truth, minlength=len(names)), 1)
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+    width = min(max(6, 0.35 * len(names) + 2), 100)  # inches; an image of 546 cannot be written
+    figure, panel = axes("T2 accuracy per class", "", "accuracy (%)", (width, 4))
+    place = np.arange(len(names))
+    for shift, right, name, colour in ((-0.2, before, "before", BEFORE), (0.2, after, "after", AFTER)):
+        panel.bar(place + shift, 100 * np.bincount(truth[right], minlength=len(names)) / count, 0.4, color=colour, label=name)
+    step = -(-len(names) // 400)  # names that are legible side by side
+    panel.set_xticks(place[::step], names[::step], rotation=90 if max(map(len, names)) > 2 else 0)
+    panel.margins(x=0.1 / len(names))
+    figure.legend(frameon=False, loc="outside right upper")
+    return figure

@@ -1,0 +1,154 @@
+"""What a run leaves behind: a row in results.csv, and a folder with run.json, selected.csv, the repaired model and plots.
+
+    <save_path>/results.csv                        a row for each run
+    <save_path>/0_hybrid_1_10_<settings>/          model number, solution, budget in percent, seed, digest of the settings
+"""
+import csv
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hybridrepair.base import checkpoint
+from hybridrepair.images.data import UNKNOWN
+from hybridrepair.run.scenario import Scenario
+from hybridrepair.selection.clustering import NOISE
+from hybridrepair.selection.pool import Pool
+from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.uncertainty import VIEWS
+
+IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "settings")
+STAGES = ("load", "select", "finetune", "measure")
+COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
+           "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", *(f"seconds_{stage}" for stage in STAGES), "versions",
+           "device", "run")
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+
+
+def short(value: object) -> str:
+    """A number with up to 6 significant digits and no trailing zeros, True as 1, None as nothing, else its text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def accuracy_text(percent: float) -> str:
+    """Rounded to 2 decimals, without trailing zeros: 83.8."""
+    return f"{percent:.2f}".rstrip("0").rstrip(".")
+
+
+def headline(before: float, after: float) -> str:
+    return f"T2 Acc before/after repair: {accuracy_text(before)}/{accuracy_text(after)}"
+
+
+def versions() -> str:
+    return " ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def peak_memory() -> int:
+    """Bytes of main memory that the process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Run:
+    """Where the results of a scenario go, and which run they are of."""
+
+    def __init__(self, scenario: Scenario):
+        args = scenario.args
+        settings = " ".join(f"{name}={short(value)}" for name, value in scenario.settings.items())
+        values = (args.dataset, args.model2test_arch, args.model_number, args.solution, args.p_budget, scenario.seed, settings)
+        self.identity = {name: short(value) for name, value in zip(IDENTITY, values)}
+        self.save_path = Path(args.save_path or f"save/{args.dataset}_{args.model2test_arch}")
+        self.results = self.save_path / "results.csv"
+        told = [self.identity[name] for name in ("model_number", "solution", "p_budget", "seed")]
+        self.folder = self.save_path / "_".join([*told, checkpoint.digest(" ".join(self.identity.values()).encode())[:8]])
+
+    def find(self) -> dict[str, str] | None:
+        """The row of this run in results.csv, None if it is not there."""
+        return next((row for row in read_rows(self.results) if self._is(row)), None)
+
+    def write_row(self, row: dict) -> None:
+        """Add the row of this run to results.csv, in place of an earlier one. Safe beside other processes."""
+        row = self.identity | {name: short(value) for name, value in row.items()} | {"run": self.folder.name}
+        with checkpoint.locked(self.results):
+            rows = [other for other in read_rows(self.results) if not self._is(other)]
+            added = dict.fromkeys(name for other in rows for name in other if name not in COLUMNS)  # by the user
+            write_csv(self.results, (*COLUMNS, *added), [*rows, row])
+
+    def _is(self, row: dict[str, str]) -> bool:
+        return all(row.get(name) == value for name, value in self.identity.items())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none where it does not exist."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have added a byte-order mark
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
+    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, content: dict) -> None:
+    with checkpoint.atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def answered(path: Path) -> bool:
+    """Whether a selected.csv has a label already."""
+    return any((row.get("label") or "").strip() for row in read_rows(path))
+
+
+def write_selected(path: Path, pool: Pool, selection: Selection, answers: np.ndarray | None = None) -> None:
+    """Write selected.csv, in the order of choice; the column label is empty without the annotator's answers int64 [B].
+
+    index counts in images.npy; region is empty for an image that stands for itself alone; unsmoothness is there where the
+    solution computes it; classes are names.
+    """
+    names = pool.dataset.class_names
+    predicted = pool.probs.argmax(1).cpu().numpy()
+    unsmoothness = pool.unsmoothness.cpu().numpy() if pool.looked_at_views else None
+    rows = []
+    for order, (image, region) in enumerate(zip(selection.annotated, selection.region)):
+        index = int(pool.pool_index[image])
+        rows.append({"index": index, "file": pool.dataset.file(index), "region": "" if region == NOISE else region,
+                     "unsmoothness": "" if unsmoothness is None else f"{unsmoothness[image]:.6f}",
+                     "predicted class": names[predicted[image]],
+                     "label": "" if answers is None else names[answers[order]]})
+    write_csv(path, ("index", "file", "region", "unsmoothness", "predicted class", "label"), rows)
+
+
+def propagation(pool: Pool, selection: Selection, labels: np.ndarray) -> tuple[int, float | None]:
+    """How many images took another's label, and how many percent of those labels are true; None where no truth is known."""
+    image = np.arange(pool.n)
+    taken = (selection.source != UNKNOWN) & (selection.source != image)
+    truth = pool.dataset.labels[pool.pool_index]
+    judged = taken & (truth != UNKNOWN)
+    return int(taken.sum()), 100 * float((labels == truth)[judged].mean()) if judged.any() else None
+
+
+def environment(device: torch.device) -> dict:
+    return {"versions": versions(), "device": device_name(device), "views": VIEWS, "peak_memory_bytes": peak_memory(),
+            "command": sys.argv}

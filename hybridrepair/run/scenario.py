@@ -1,0 +1,141 @@
+"""A scenario: the model under repair, its train set, T2, the pool and its annotator, as the flags of a repair name them."""
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hybridrepair.base import checkpoint
+from hybridrepair.base.device import device_of, on_machine
+from hybridrepair.base.errors import UserError
+from hybridrepair.images import data
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.randomness import SEED, key
+from hybridrepair.run import settings
+from hybridrepair.run.annotation import budget_of, oracle_of
+from hybridrepair.selection.clustering import regions
+from hybridrepair.selection.features import MODEL, extractor_path
+from hybridrepair.selection.pool import Pool
+from hybridrepair.selection.strategies import PUBLISHED_NAMES
+from hybridrepair.selection.uncertainty import distance_to, normalised, predict, tau_of, unsmoothness
+from hybridrepair.training import baseline
+from hybridrepair.training.finetune import Labelled, Recipe, accuracy
+from mymodels import create
+
+
+def checkpoint_path(args) -> Path:
+    """Where the model under repair lies. UserError if it does not."""
+    path = Path(args.model2test_path or f"check_point/{args.dataset}/ckpt_bias")
+    if not (path.suffix == ".t7" or path.is_file()):
+        path /= f"{args.model2test_arch}_{args.model_number}_b.t7"
+    if not path.is_file():
+        raise UserError(f"there is no model under repair {path}; train it with DATASET={args.dataset} MODEL={args.model2test_arch} "
+                        f"MODEL_NOS={args.model_number} sh train.sh, or give --model2test_path")
+    return path
+
+
+class Scenario:
+    """What a repair starts from; see the properties. `seconds` holds the wall-clock seconds of each named stage.
+
+    Computed when first asked for, so that a solution costs what it needs and no more. UserError for input that cannot be used.
+    """
+
+    def __init__(self, args):
+        self.args, self.seconds = args, {}
+        args.solution = PUBLISHED_NAMES.get(args.solution, args.solution)
+        if not (args.sel_l_data or args.sel_u_data):
+            args.sel_l_data = args.sel_u_data = True
+        with self.stage("load"):
+            self.device = device_of(args.device)
+            self.seed, self.batch_size = args.manualSeed, args.batch_size
+            self.dataset = data.load(args.dataset, args.data_path)
+            self.budget = budget_of(args.p_budget, len(self.dataset.split["pool"]))
+            self.oracle = oracle_of(self.dataset, self.budget, args.labels)
+            # the MoCo v3 checkpoint that clusters need, told before a training of hours where it is missing
+            self.extractor = extractor_path(args.fe, args.dataset) if settings.uses_embedding(args) and args.fe != MODEL else None
+            self.checkpoint_path = checkpoint_path(args)
+            self.weights = checkpoint.digest(self.checkpoint_path.read_bytes())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to `seconds[name]`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    @property
+    def settings(self) -> dict:
+        return settings.settings_of(self.args, self.extractor, self.weights)
+
+    # --- images
+
+    @cached_property
+    def normalise(self) -> Normalise:
+        return Normalise(self.dataset.mean, self.dataset.std, self.device)
+
+    @cached_property
+    def train(self) -> Labelled:
+        """The biased train set of the model under repair."""
+        subset = data.biased_subset(self.dataset, self.args.model_number, self.checkpoint_path.parent / "biased_dataset")
+        return Labelled.of(self.dataset, self.dataset.split["train"][subset["train"]], self.device)
+
+    @cached_property
+    def t2(self) -> Labelled:
+        return Labelled.of(self.dataset, self.dataset.split["T2"], self.device)
+
+    @cached_property
+    def pool(self) -> Pool:
+        args = self.args
+        cut = partial(regions, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
+                      min_samples=args.min_samples, seed=key(self.seed, "regions"), cell_size=args.cell_size)
+        return Pool(self.dataset, self.model, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
+
+    # --- models
+
+    def _loaded(self) -> nn.Module:
+        """The model under repair as its checkpoint has it, where and as the flags have it compute."""
+        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
+        checkpoint.load_weights(model, self.checkpoint_path)
+        return on_machine(model, self.args, self.device)
+
+    @cached_property
+    def raw_model(self) -> nn.Module:
+        return self._loaded()
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model under repair after fine-tuning on its own train set: what every repair starts from."""
+        model, path = self._loaded(), self.checkpoint_path.with_name(f"{self.checkpoint_path.stem}_finetuned.t7")
+        recipe = self.recipe(seed=SEED)  # one baseline for all seeds, so that their results compare
+        made_of = baseline.settings_of(recipe, self.train, self.weights) | settings.rounding(self.args)
+        baseline.tune(model, path, self.normalise, self.train, recipe, made_of, self.accuracy_of)
+        return model
+
+    def recipe(self, seed: int) -> Recipe:
+        args = self.args
+        return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, seed,
+                      estimated_statistics=not args.running_statistics, batch_size=self.batch_size)
+
+    def predictions_of(self, model: nn.Module) -> torch.Tensor:
+        """Predicted classes of T2, int64 [N]."""
+        return predict(model, self.normalise, self.t2.images, self.batch_size)[0].argmax(1)
+
+    def accuracy_of(self, model: nn.Module) -> float:
+        """Accuracy on T2 in percent."""
+        return accuracy(predict(model, self.normalise, self.t2.images, self.batch_size)[0], self.t2.labels)
+
+    @cached_property
+    def tau(self) -> float:
+        """The smoothness threshold, by the rule that the flags choose."""
+        if not (self.args.auto_tao or self.args.avg_tao):
+            return self.args.tao
+        t2 = normalised(unsmoothness(self.model, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
+                                     title="unsmoothness of T2").mean_entropy)
+        if self.args.avg_tao and not self.args.auto_tao:
+            return t2.mean().item()
+        train, field = (predict(self.model, self.normalise, images, self.batch_size)[0]
+                        for images in (self.train.images, self.t2.images))
+        return tau_of(distance_to(train, field), t2)

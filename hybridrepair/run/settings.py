@@ -1,0 +1,53 @@
+"""Settings: what the flags of a repair mean for its result, and so what tells two runs apart."""
+from pathlib import Path
+
+from hybridrepair.base import checkpoint
+from hybridrepair.selection.features import MOCO, MODEL
+from hybridrepair.selection.strategies import SOLUTIONS
+
+# flags that change what a clustering gives
+CLUSTERING_FLAGS = {"hybrid": ["min_samples", "avg_clustersize"], "kmeans": ["avg_clustersize"], "hdbscan": ["min_samples"],
+                    "dbscan": ["min_samples", "eps"]}
+
+
+def uses_embedding(args) -> bool:
+    """Whether the solution selects by clusters of features."""
+    solution = SOLUTIONS[args.solution]
+    return solution.clusters and (args.sel_l_data or not solution.by_region)
+
+
+def semi_supervised(args) -> bool:
+    """Whether the solution trains on unlabelled images."""
+    solution = SOLUTIONS[args.solution]
+    return args.sel_u_data if solution.by_region else solution.unlabelled != "none"
+
+
+def rounding(args) -> dict[str, str]:
+    """The precision, where it is not float32."""
+    return {} if args.precision == "float32" else {"precision": args.precision}
+
+
+def settings_of(args, extractor: Path | None, weights: str) -> dict:
+    """All settings that make the result of this solution, but data, model, solution, budget and seed.
+
+    `extractor` is the checkpoint of the features that clusters are made in, `weights` the digest of the model under repair.
+    """
+    names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch", "running_statistics"]
+    if SOLUTIONS[args.solution].by_region:
+        names += ["sel_l_data", "sel_u_data"]
+        if args.sel_l_data:
+            names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
+            if args.cell_size and "avg_clustersize" in names:  # k-means is part of it
+                names += ["cell_size"]
+        if args.sel_u_data:
+            names += ["exp", "u_weight", "disable_dynamic_u_weight"]
+            if args.exp == 0:
+                names += ["auto_tao"] if args.auto_tao else ["avg_tao"] if args.avg_tao else ["tao"]
+    if semi_supervised(args):
+        names += ["lam_ul"]
+    settings = {name: getattr(args, name) for name in names}
+    if uses_embedding(args):
+        settings["fe"] = f"{MOCO}:{checkpoint.digest(extractor.read_bytes())}" if extractor else MODEL
+    if args.labels:
+        settings["labels"] = checkpoint.digest(Path(args.labels).read_bytes())
+    return settings | rounding(args) | {"weights": weights}

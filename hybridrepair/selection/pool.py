@@ -1,0 +1,95 @@
+"""The pool: the unlabelled field images, and the evidence on them that selection reads."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.data import Dataset
+from hybridrepair.images.randomness import key
+from hybridrepair.selection.clustering import Regions
+from hybridrepair.selection.features import extract
+from hybridrepair.selection.uncertainty import Unsmoothness, normalised, predict, unsmoothness
+
+
+@dataclass(eq=False)
+class Pool:
+    """The pool of a dataset and what `model` makes of it, computed when first asked for: a strategies.Evidence.
+
+    `cut` makes regions of the embedding, which comes from the MoCo v3 checkpoint `extractor`, or without one from the model.
+    """
+    dataset: Dataset
+    model: nn.Module
+    normalise: Normalise
+    device: torch.device
+    seed: int
+    batch_size: int
+    extractor: Path | None
+    cut: Callable[[Tensor], Regions]
+
+    @property
+    def pool_index(self) -> np.ndarray:
+        """Positions in the dataset, int64 [N]."""
+        return self.dataset.split["pool"]
+
+    @property
+    def n(self) -> int:
+        return len(self.pool_index)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """uint8 [N, H, W, C], on the device."""
+        return torch.from_numpy(self.dataset.images[self.pool_index]).to(self.device)
+
+    @cached_property
+    def _predictions(self) -> tuple[Tensor, Tensor]:
+        return predict(self.model, self.normalise, self.images, self.batch_size)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """Softmax, float64 [N, C]."""
+        return self._predictions[0].double().softmax(1)
+
+    @property
+    def features(self) -> Tensor:
+        """Input of the last linear layer, float32 [N, D]."""
+        return self._predictions[1]
+
+    def uncertainty_of(self, model: nn.Module) -> Unsmoothness:
+        """What another model makes of the views of the pool, not normalised. The views are the same at every call of a run."""
+        return unsmoothness(model, self.normalise, self.images, key(self.seed, "views of pool"), self.batch_size,
+                            title="unsmoothness of pool")
+
+    @cached_property
+    def uncertainty(self) -> Unsmoothness:
+        return self.uncertainty_of(self.model)
+
+    @property
+    def looked_at_views(self) -> bool:
+        """Whether the solution has computed the uncertainty."""
+        return "uncertainty" in self.__dict__
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Variance of the prediction over views, normalised, float64 [N]."""
+        return normalised(self.uncertainty.variance)
+
+    @cached_property
+    def unsmoothness(self) -> Tensor:
+        """Mean entropy over views, normalised, float64 [N]."""
+        return normalised(self.uncertainty.mean_entropy)
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        """Features that clusters are made in, L2-normalised, float32 [N, D]."""
+        if self.extractor is None:
+            return torch.nn.functional.normalize(self.features, dim=1)
+        return extract(self.extractor, self.normalise, self.images, self.batch_size)
+
+    @cached_property
+    def regions(self) -> Regions:
+        return self.cut(self.embedding)

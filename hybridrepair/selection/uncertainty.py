@@ -1,0 +1,83 @@
+"""What a model believes: predictions, unsmoothness over test-time augmentation, and the threshold tau below which to trust it."""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hybridrepair.base.progress import progress
+from hybridrepair.images.augment import Normalise, views_of
+
+VIEWS = 8  # augmented views beside the clean image ("n_iters" of the published code)
+NEIGHBOURS = 100  # train images that say how far a T2 image is from the train set
+TYPICAL = 1000  # T2 images at an average distance, over which tau is taken
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, C] and features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
+
+    A batch of one image is computed as two: libraries take another path for it, with other last bits.
+    """
+    model.eval()
+    outputs = [[part[:len(batch)] for part in model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))]
+               for batch in progress(images.split(batch_size), "predict")]
+    logits, features = (torch.cat(parts).float() for parts in zip(*outputs))
+    return logits, features
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Entropy in bits over the last dimension, with 0 log 0 = 0."""
+    return torch.special.entr(probs).sum(-1) / torch.log(torch.tensor(2.0, dtype=probs.dtype))
+
+
+class Unsmoothness(NamedTuple):
+    """Three measures of how unsure a model is over the views of each image, float64 [N], before normalisation."""
+    mean_entropy: Tensor  # entropy of the mean prediction, bits: what "unsmoothness" means unless said otherwise
+    variance: Tensor  # sum over classes of the unbiased variance over views
+    single_entropy: Tensor  # entropy of the prediction for the clean image, bits
+
+
+def disagreement(probs: Tensor) -> Unsmoothness:
+    """The three measures from softmax vectors float [1 + views, N, C], the clean image first."""
+    return Unsmoothness(entropy(probs.mean(0)), probs.var(0).sum(-1), entropy(probs[0]))
+
+
+@torch.inference_mode()
+def unsmoothness(model: nn.Module, normalise: Normalise, images: Tensor, key: int, batch_size: int,
+                 views: int = VIEWS, title: str = "unsmoothness") -> Unsmoothness:
+    """Unsmoothness of uint8 images [N, H, W, C]; `batch_size` counts model inputs, 1 + views for an image.
+
+    The same key gives the same views, whatever the batch size: measurements of two epochs compare.
+    """
+    model.eval()
+    index = torch.arange(len(images), device=images.device)
+    parts = []
+    for batch in progress(index.split(max(1, batch_size // (1 + views))), title):
+        logits = model(views_of(images[batch], normalise, key, batch, views))[0]
+        parts.append(disagreement(logits.double().softmax(-1).unflatten(0, (1 + views, -1))))
+    return Unsmoothness(*(torch.cat(part) for part in zip(*parts)))
+
+
+def normalised(values: Tensor) -> Tensor:
+    """Values [N] >= 0 divided by their maximum, so that they lie in [0, 1]; zeros stay zeros."""
+    largest = values.max()
+    return torch.where(largest > 0, values / largest, torch.zeros_like(values))
+
+
+def distance_to(train_logits: Tensor, logits: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Mean cosine distance of each row of logits [N, C] to its nearest rows of train_logits [M, C]: float64 [N]."""
+    unit, train = (torch.nn.functional.normalize(x.double(), dim=1) for x in (logits, train_logits))
+    k = min(neighbours, len(train))
+    distance = torch.empty(len(unit), dtype=torch.float64, device=unit.device)  # a list would pin the blocks freed between
+    for batch, out in zip(unit.split(1024), distance.split(1024)):
+        out.copy_(1 - (batch @ train.T).topk(k, dim=1).values.mean(1))
+    return distance
+
+
+def tau_of(distance: Tensor, unsmoothness: Tensor, typical: int = TYPICAL) -> float:
+    """The smoothness threshold: mean unsmoothness of the images whose distance to the train set is closest to average.
+
+    distance, unsmoothness [N]: of T2 images, the latter normalised. Source: HybridRepair, method section on tau.
+    """
+    gap = (distance - distance.mean()).abs()
+    return unsmoothness[gap.argsort(stable=True)[:typical]].mean().item()

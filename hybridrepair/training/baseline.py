@@ -1,0 +1,30 @@
+"""The baseline of a repair: the model under repair fine-tuned on its own train set, kept beside its checkpoint."""
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from hybridrepair.base import checkpoint
+from hybridrepair.images.augment import Normalise
+from hybridrepair.training.finetune import Labelled, Recipe, finetune
+
+
+def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
+    """What makes a baseline: `weights` is the digest of the model under repair."""
+    return {"weights": weights, "train": checkpoint.digest(train.images.cpu().numpy().tobytes()), "epochs": recipe.epochs,
+            "lr": recipe.lr, "weight_decay": recipe.weight_decay, "estimated_statistics": recipe.estimated_statistics}
+
+
+def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, recipe: Recipe, settings: dict,
+         accuracy_of: Callable[[nn.Module], float]) -> None:
+    """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept."""
+    if path.exists() and checkpoint.load(path).get("settings") == settings:
+        checkpoint.load_weights(model, path)
+        return
+    nothing = Labelled(train.images[:0], train.labels[:0])
+    print(f"fine-tuning the model under repair on its own train set, {len(train.labels)} images", flush=True)
+    for record in finetune(model, normalise, train, recipe, nothing, smoothing=0):
+        print(f"epoch {record['epoch']:2d}/{recipe.epochs}  loss {record['loss']:.4f}  "
+              f"{record['images'] / record['seconds']:.0f} images/s", flush=True)
+    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": accuracy_of(model), "epoch": recipe.epochs,
+                           "settings": settings})

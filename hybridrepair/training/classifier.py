@@ -1,0 +1,67 @@
+"""Training of the model under repair: SGD with two steps of the learning rate, the best epoch on val, resumable.
+
+Source of method and constants: Li, Chen and Xu, "HybridRepair", ISSTA 2022.
+"""
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
+from hybridrepair.images.augment import Normalise
+from hybridrepair.selection.uncertainty import predict
+from hybridrepair.training.finetune import MOMENTUM, Labelled, accuracy, supervised_pass
+
+LR = 0.1
+STEPS = (1 / 2, 3 / 4)  # of all epochs, after which the learning rate falls tenfold (100 and 150 of 200)
+WEIGHT_DECAY = 5e-4
+
+
+def learning_rate(epoch: int, epochs: int) -> float:
+    """The learning rate of an epoch, counted from 1."""
+    return LR * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
+
+
+def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict) -> None:
+    """Train `model` on labelled images and save its best epoch on val, with the settings that made it, as `path`.
+
+    args has n_epochs, batch_size, manualSeed, save_every (seconds between states) and force, as train_classifier.py parses them. A
+    state of the same settings beside `path` is gone on from. UserError where that is of others, or the loss is not finite.
+    """
+    none = Labelled(images.images[:0], images.labels[:0])
+    everything = torch.arange(len(images.labels), device=images.labels.device)
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    partial = path.with_suffix(".partial.t7")
+    state = checkpoint.made_with(partial, settings, args.force)
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"going on after epoch {state['epoch']}, from {partial}")
+    else:
+        state = {"epoch": 0, "best": {"acc": -1.0}}
+    best, saved = state["best"], time.perf_counter()
+    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
+        start = time.perf_counter()
+        optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs)
+        mean, n = supervised_pass(model, optimizer, normalise, images, everything, none, smoothing=0, seed=args.manualSeed,
+                                  epoch=epoch, size=args.batch_size)
+        loss = mean.item()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is not finite in epoch {epoch}; train with another --manualSeed or --batch_size")
+        seconds = time.perf_counter() - start
+        acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
+        if acc > best["acc"]:
+            best = {"net": checkpoint.weights_of(model), "acc": acc, "epoch": epoch}
+        print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
+              f"{n / seconds:.0f} images/s", flush=True)
+        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
+            checkpoint.save(partial, {"settings": settings, "epoch": epoch, "best": best, "model": model.state_dict(),
+                                      "optimizer": optimizer.state_dict()})
+            saved = time.perf_counter()
+    checkpoint.save(path, {**best, "settings": settings})
+    partial.unlink(missing_ok=True)
+    last = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
+    print(f"val acc best/last: {best['acc']:.2f} (epoch {best['epoch']})/{last:.2f}; saved {path}")

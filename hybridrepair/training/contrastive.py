@@ -1,0 +1,110 @@
+"""Contrastive training of the feature extractor by MoCo v3, and the k-NN accuracy that shows that it learns, without labels.
+
+Source: Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021.
+"""
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
+from hybridrepair.base.progress import progress
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.distortion import pair
+from hybridrepair.images.randomness import generator, key
+from mymodels.moco import MoCo, published
+
+NEIGHBOURS = 20
+KNN_BATCH = 256
+
+
+def learning_rate(time: float, args) -> float:
+    """The learning rate at a time in epochs: it rises linearly, then falls to 0 as a cosine."""
+    highest = args.lr * args.batch_size / 256
+    if time < args.warmup_epochs:
+        return highest * time / args.warmup_epochs
+    return highest * 0.5 * (1 + math.cos(math.pi * (time - args.warmup_epochs) / (args.n_epochs - args.warmup_epochs)))
+
+
+def momentum(time: float, args) -> float:
+    """The momentum of the momentum encoder at a time in epochs: it rises to 1 as a cosine."""
+    return 1 - 0.5 * (1 + math.cos(math.pi * time / args.n_epochs)) * (1 - args.momentum)
+
+
+def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normalise, images: Tensor, epoch: int,
+                args) -> tuple[float, int]:
+    """One pass over uint8 images [N, H, W, C], in whole batches; `epoch` counts from 0. Returns mean loss, images seen."""
+    model.train()
+    order = generator(key(args.manualSeed, "moco order", epoch)).permutation(len(images))
+    steps = max(1, len(images) // args.batch_size)
+    batches = torch.from_numpy(order).to(images.device)[:steps * args.batch_size].split(args.batch_size)
+    views, losses = key(args.manualSeed, "moco views", epoch), []
+    for step, batch in enumerate(progress(batches, f"epoch {epoch + 1}")):
+        now = epoch + step / steps
+        optimizer.param_groups[0]["lr"] = learning_rate(now, args)
+        loss = model(*pair(images[batch], normalise, views, batch), momentum(now, args))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item(), sum(map(len, batches))
+
+
+@torch.inference_mode()
+def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tensor) -> float:
+    """Percentage of uint8 images [N, H, W, C] whose label int64 [N] is the most frequent among their nearest in features.
+
+    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts. NaN if a feature is not finite.
+    """
+    extractor = model.extractor().eval()
+    features = torch.cat([extractor(normalise(batch)) for batch in progress(images.split(KNN_BATCH), "features")])
+    if not features.isfinite().all():
+        return math.nan
+    likeness = (features @ features.T).fill_diagonal_(-2)
+    nearest = labels[likeness.topk(min(NEIGHBOURS, len(labels) - 1), dim=1).indices]
+    votes = torch.zeros(len(labels), int(labels.max()) + 1, device=labels.device)
+    votes.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=votes.dtype))
+    return 100 * (votes.argmax(1) == labels).double().mean().item()
+
+
+def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor, Tensor], args, path: Path, settings: dict) -> None:
+    """Train `model` on uint8 images [N, H, W, C] and save it, with the settings that made it, as `path`.
+
+    known: images uint8 [M, H, W, C] and labels int64 [M] among which the k-NN accuracy is told. args as pretrain_moco.py parses them.
+    A state of the same settings beside `path` is gone on from. UserError where that is of others, or the loss is not finite.
+    """
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
+    partial = path.with_name(path.name.replace(".", ".partial.", 1))
+    state = checkpoint.made_with(partial, settings, args.force)
+    if state:
+        model.load_state_dict(state.pop("model"))
+        optimizer.load_state_dict(state.pop("optimizer"))
+        print(f"going on after epoch {state['epoch']}, from {partial}")
+    else:
+        state = {"settings": settings, "epoch": 0, "knn": {0: knn_accuracy(model, normalise, *known)}}
+        print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
+
+    saved = time.perf_counter()
+    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
+        start = time.perf_counter()
+        loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
+        line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
+                f"{n / (time.perf_counter() - start):.0f} images/s")
+        if epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0:
+            state["knn"][epoch] = knn_accuracy(model, normalise, *known)
+            line += f"  k-NN acc {state['knn'][epoch]:.2f}"
+        if not math.isfinite(loss + state["knn"].get(epoch, 0)):
+            raise UserError(f"loss or features are not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}, "
+                            "and --force")
+        print(line, flush=True)
+        state["epoch"] = epoch
+        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
+            checkpoint.save(partial, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            saved = time.perf_counter()
+    checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
+    partial.unlink(missing_ok=True)
+    print(f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; saved {path}")

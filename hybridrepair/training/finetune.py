@@ -1,0 +1,241 @@
+"""Fine-tuning the model under repair: a supervised pass over replayed and annotated images, and a MixMatch-like SSL pass.
+
+Sources: HybridRepair (Li, Chen, Xu, ISSTA 2022); Berthelot et al., "MixMatch", NeurIPS 2019; Zhang et al., "mixup", ICLR 2018.
+"""
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridrepair.base.errors import UserError
+from hybridrepair.base.progress import progress
+from hybridrepair.images.augment import Normalise, flip_and_crop, views_of
+from hybridrepair.images.data import UNKNOWN, Dataset
+from hybridrepair.images.randomness import generator, key
+from hybridrepair.selection.uncertainty import VIEWS, predict
+
+BATCH = 64
+STATISTICS_IMAGES, STATISTICS_BATCH = 2048, 256  # that batch norm's statistics are estimated on, in all and at a time
+MOMENTUM = 0.9
+SMOOTHING = 0.1  # probability taken from the labelled class and spread over the others
+TEMPERATURE = 0.5
+MIXUP_ALPHA = 0.75
+
+
+@dataclass
+class Recipe:
+    """How to fine-tune: the settings of the optimiser and of the two passes."""
+    epochs: int = 10
+    lr: float = 0.001
+    weight_decay: float = 5e-4
+    lam_ul: float = 100.0  # weight of the unlabelled loss
+    seed: int = 10
+    estimated_statistics: bool = True  # batch norm's come from replayed images alone, not from what was trained on
+    batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
+
+
+@dataclass
+class Labelled:
+    """Labelled images on the device: uint8 [N, H, W, C] and int64 [N]."""
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, dataset: Dataset, index: np.ndarray, device: torch.device) -> "Labelled":
+        """The images of a dataset at int64 index [N]."""
+        return cls(torch.from_numpy(dataset.images[index]).to(device), torch.from_numpy(dataset.labels[index]).to(device))
+
+
+def batches(order: Tensor, size: int = BATCH) -> list[Tensor]:
+    """Cut [N] into batches of `size`; a last one of a single image joins its neighbour, since batch statistics need two."""
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images whose largest logit is that of their label, in percent."""
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
+
+
+def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float = SMOOTHING) -> Tensor:
+    """Mean cross-entropy to 1 - smoothing on the class and smoothing / (C - 1) on each other."""
+    classes = logits.shape[1]
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing * classes / (classes - 1))
+
+
+def smoothed_one_hot(labels: Tensor, classes: int, smoothing: float = SMOOTHING) -> Tensor:
+    """float32 [N, C]: 1 - smoothing on the class, smoothing / (C - 1) on each other."""
+    target = torch.full((len(labels), classes), smoothing / (classes - 1), device=labels.device)
+    return target.scatter_(1, labels[:, None], 1 - smoothing)
+
+
+def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_size: int) -> Tensor:
+    """Indices int64 of the train images that the model classifies correctly, judged on the plain images.
+
+    All of them where it classifies fewer than two correctly, so that there is something to replay.
+    """
+    logits, _ = predict(model, normalise, train.images, batch_size)
+    right = (logits.argmax(1) == train.labels).nonzero()[:, 0]
+    return right if len(right) > 1 else torch.arange(len(train.labels), device=train.labels.device)
+
+
+def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
+                    chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH) -> tuple[Tensor, int]:
+    """One shuffled epoch over replayed train images (flip and crop) and annotated images (as they are).
+
+    replay int64 indexes train. Returns the mean loss (a tensor, so that nothing waits for it) and the number of images.
+    """
+    model.train()
+    images = torch.cat([train.images[replay], chosen.images])
+    labels = torch.cat([train.labels[replay], chosen.labels])
+    number = torch.cat([replay, torch.full_like(chosen.labels, -1)])  # annotated images are not augmented
+    order = torch.from_numpy(generator(key(seed, "supervised order", epoch)).permutation(len(labels))).to(labels.device)
+    transform = key(seed, "train transform", epoch)
+    total = torch.zeros((), device=labels.device)
+    for batch in progress(batches(order, size), f"epoch {epoch} supervised"):
+        inputs = flip_and_crop(images[batch], transform, number[batch], where=number[batch] >= 0)
+        loss = smoothed_loss(model(normalise(inputs))[0], labels[batch], smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(batch)
+    return total / len(labels), len(labels)
+
+
+def guess(probs: Tensor, known: Tensor) -> Tensor:
+    """Targets [N, C] of unlabelled images from softmax vectors [views, N, C]: their mean, sharpened.
+
+    Images whose label known int64 [N] is not UNKNOWN get its smoothed one-hot instead.
+    """
+    sharp = probs.mean(0) ** (1 / TEMPERATURE)
+    sharp = sharp / sharp.sum(1, keepdim=True)
+    return torch.where((known != UNKNOWN)[:, None], smoothed_one_hot(known.clamp(min=0), probs.shape[-1]), sharp)
+
+
+def mix(values: Tensor, share: float, perm: Tensor) -> Tensor:
+    """MixUp of [M, ...] with its own permutation: share * values + (1 - share) * values[perm]."""
+    return torch.lerp(values[perm], values, share)
+
+
+def ssl_loss(logits: Tensor, labels: Tensor, targets: Tensor, lam_ul: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of a mixed batch: cross-entropy of its first len(labels) logits, and lam_ul times the squared error of the rest.
+
+    logits, targets [M, C]; labels int64 [B]. Returns (loss, labelled part, unlabelled part).
+    """
+    b = len(labels)
+    labelled = F.cross_entropy(logits[:b], labels)
+    unlabelled = (logits[b:].softmax(1) - targets[b:]).square().mean()
+    return labelled + lam_ul * unlabelled, labelled, unlabelled
+
+
+def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, views: Tensor,
+             known: Tensor, share: float, perm: Tensor, lam_ul: float) -> Tensor:
+    """One step on labelled inputs [B, C, H, W] with labels [B], and all views [V * U, C, H, W] of U unlabelled images.
+
+    share and perm int64 [B + V * U] are those of MixUp. Returns the loss, detached.
+    """
+    model.train()
+    with torch.no_grad():
+        logits = model(views)[0]
+        target = guess(logits.float().softmax(1).unflatten(0, (-1, len(known))), known)
+    targets = torch.cat([F.one_hot(labels, target.shape[1]).float(), target.repeat(len(views) // len(known), 1)])
+    mixed = mix(torch.cat([inputs, views]), share, perm).contiguous(memory_format=torch.channels_last)
+    loss, _, _ = ssl_loss(model(mixed)[0].float(), labels, mix(targets, share, perm), lam_ul)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
+             pool: Tensor, weights: np.ndarray, known: Tensor, lam_ul: float, seed: int, epoch: int) -> tuple[Tensor, int]:
+    """One epoch of SSL: pool images uint8 [N, H, W, C] drawn with replacement in proportion to weights [N].
+
+    known int64 [N] holds annotated and propagated labels, UNKNOWN elsewhere. Returns the mean loss and the number of
+    images drawn from the pool.
+    """
+    rng = generator(key(seed, "ssl", epoch))
+    device = pool.device
+    steps = max(len(replay) // BATCH, len(pool) // BATCH, 1)
+    chosen = rng.choice(len(pool), size=len(pool), p=weights / weights.sum())
+    drawn = torch.from_numpy(np.resize(chosen, steps * BATCH)).to(device)
+    replayed = replay[torch.from_numpy(np.resize(rng.permutation(len(replay)), steps * BATCH)).to(device)]
+    transform, augmix = key(seed, "ssl train transform", epoch), key(seed, "ssl views", epoch)
+    total = torch.zeros((), device=device)
+    for x, u in zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH)):
+        inputs = normalise(flip_and_crop(train.images[x], transform, x))
+        views = views_of(pool[u], normalise, augmix, u, VIEWS)
+        share = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA)
+        perm = torch.from_numpy(rng.permutation(len(inputs) + len(views))).to(device)
+        total += ssl_step(model, optimizer, inputs, train.labels[x], views, known[u], max(share, 1 - share), perm, lam_ul)
+    return total / steps, steps * BATCH
+
+
+@torch.no_grad()
+def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor) -> None:
+    """Set the running statistics of batch norm to those of images uint8 [N, H, W, C], for the weights as they are.
+
+    Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise batch norm).
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    model.train()
+    for batch in batches(torch.arange(len(images), device=images.device), STATISTICS_BATCH):
+        model(normalise(images[batch]))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+
+
+def statistics_images(train: Labelled, replay: Tensor, seed: int, epoch: int) -> Tensor:
+    """Replayed train images, with the train transform, that statistics are estimated on: uint8 [STATISTICS_IMAGES, H, W, C].
+
+    The weights were trained under that transform: without it T2 accuracy was 1 point lower on digits.
+    """
+    draw = key(seed, "statistics", epoch)
+    order = torch.from_numpy(np.resize(generator(draw).permutation(len(replay)), STATISTICS_IMAGES)).to(replay.device)
+    return flip_and_crop(train.images[replay[order]], draw, torch.arange(STATISTICS_IMAGES, device=replay.device))
+
+
+@dataclass
+class Unlabelled:
+    """The part of the pool that SSL trains on: sampling weights float64 [N], which may be replaced between epochs."""
+    weights: np.ndarray
+
+
+def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
+             smoothing: float = SMOOTHING, pool: Tensor | None = None, known: Tensor | None = None,
+             unlabelled: Unlabelled | None = None) -> Iterator[dict]:
+    """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
+
+    `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N].
+    UserError when the loss is no longer finite.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
+    for epoch in range(1, recipe.epochs + 1):
+        start = time.perf_counter()
+        replay = replay_of(model, normalise, train, recipe.batch_size)
+        losses: list[Tensor | None] = [None, None]
+        images = 0
+        if chosen is not None:
+            losses[0], n = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch)
+            images += n
+        if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
+            losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled.weights, known,
+                                    recipe.lam_ul, recipe.seed, epoch)
+            images += n
+        if recipe.estimated_statistics:
+            estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch))
+        loss, ssl = (value.item() if value is not None else None for value in losses)
+        if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):
+            raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")
+        yield {"epoch": epoch, "loss": loss, "ssl_loss": ssl, "images": images, "seconds": time.perf_counter() - start}

@@ -1,0 +1,167 @@
+"""checkpoint.py: files are written whole or not at all, and what is no checkpoint of the model is refused."""
+import pickle
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
+
+
+def refusal(function, *args) -> str:
+    """The message of the UserError that function(*args) raises, which must be one line."""
+    with pytest.raises(UserError) as caught:
+        function(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def linear(inputs: int = 3) -> nn.Module:
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(inputs, 4, 3), bn=nn.BatchNorm2d(4)))
+
+
+# writing
+
+def test_atomic_replaces_the_file_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    for text in ("old", "new"):
+        with checkpoint.atomic(path) as temporary:
+            temporary.write_text(text)
+            assert temporary.parent == path.parent and temporary.name.startswith(".")
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_in_the_block_leaves_the_old_file_and_no_temporary(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(error):
+        with checkpoint.atomic(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "model.t7"
+    checkpoint.save(path, {"epoch": 1})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        checkpoint.save(path, {"epoch": 2, "what": lambda: None})
+    assert checkpoint.load(path) == {"epoch": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_ends_with_its_block(tmp_path):
+    path = tmp_path / "model.t7"
+    with checkpoint.locked(path) as held:
+        with checkpoint.locked(path, wait=False) as second:
+            assert held and not second
+        with checkpoint.locked(tmp_path / "other.t7", wait=False) as other:
+            assert other
+    with checkpoint.locked(path, wait=False) as held:
+        assert held
+    assert not path.exists()
+
+
+# reading
+
+def test_a_round_trip_gives_equal_weights_and_the_other_entries(tmp_path):
+    model, copy = linear(), linear()
+    model(torch.randn(2, 3, 8, 8))  # moves the running statistics
+    entries = {"acc": 81.5, "epoch": 7, "seen": [1, 2]}
+    checkpoint.save(tmp_path / "model.t7", {"net": checkpoint.weights_of(model)} | entries)
+    assert checkpoint.load_weights(copy, tmp_path / "model.t7") == entries
+    assert all(value.equal(copy.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_prefix_of_dataparallel_is_dropped(tmp_path):
+    model, copy = linear(), linear()
+    torch.save({"net": nn.DataParallel(model).state_dict()}, tmp_path / "model.t7")
+    checkpoint.load_weights(copy, tmp_path / "model.t7")
+    assert all(value.equal(copy.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert "does not exist" in refusal(checkpoint.load, tmp_path / "none.t7")
+    assert "does not exist" in refusal(checkpoint.load, tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    path = tmp_path / "model.t7"
+    checkpoint.save(path, {"net": linear().state_dict()})
+    content = path.read_bytes()
+    path.write_bytes(content[:keep if isinstance(keep, int) else int(keep * len(content))])
+    assert "cannot be read" in refusal(checkpoint.load, path)
+
+
+class Trap:
+    """A pickle that writes a file when it is read the ordinary way."""
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def pickled(content: dict, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("save", [torch.save, pickled])
+def test_a_pickled_object_is_refused_and_nothing_of_it_is_executed(tmp_path, save):
+    save({"net": Trap(tmp_path / "executed")}, tmp_path / "model.t7")
+    assert "cannot be read" in refusal(checkpoint.load, tmp_path / "model.t7")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    np.save(tmp_path / "array.npy", np.arange(3))
+    assert "cannot be read" in refusal(checkpoint.load, tmp_path / "array.npy")
+
+
+@pytest.mark.parametrize("content, kind", [([1, 2], "list"), (torch.ones(2), "Tensor")])
+def test_what_is_no_dict_is_refused(tmp_path, content, kind):
+    torch.save(content, tmp_path / "model.t7")
+    assert f"a {kind}, not a dict" in refusal(checkpoint.load, tmp_path / "model.t7")
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"net": 3}, {"net": {"conv.weight": 3}},
+                                     {"net": {0: torch.ones(1)}}])
+def test_a_checkpoint_without_a_state_dict_in_net_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "model.t7")
+    assert "no state_dict in its entry 'net'" in refusal(checkpoint.load_weights, linear(), tmp_path / "model.t7")
+
+
+@pytest.mark.parametrize("change, complaint", [
+    (lambda net: net | {"fc.weight": torch.ones(2)}, r"fc\.weight is foreign;"),
+    (lambda net: {name: net[name] for name in net if name != "bn.weight"}, r"bn\.weight is missing;"),
+    (lambda net: net | {"conv.bias": torch.ones(5)}, r"conv\.bias is \(5,\), not \(4,\);"),
+    (lambda net: linear(inputs=1).state_dict(), r"conv\.weight is \(4, 1, 3, 3\), not \(4, 3, 3, 3\);"),
+    (lambda net: {}, r"conv\.weight is missing and 6 more;"),
+])
+def test_weights_of_another_model_are_refused_and_the_model_stays_as_it_is(tmp_path, change, complaint):
+    model = linear()
+    before = checkpoint.weights_of(model)
+    torch.save({"net": change(dict(linear().state_dict()))}, tmp_path / "model.t7")
+    assert re.search(complaint, refusal(checkpoint.load_weights, model, tmp_path / "model.t7"))
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_of_are_a_copy_in_the_default_layout():
+    model = linear().to(memory_format=torch.channels_last)
+    weights = checkpoint.weights_of(model)
+    assert weights["conv.weight"].is_contiguous() and not model.conv.weight.is_contiguous()
+    assert weights["conv.weight"].equal(model.conv.weight.detach()) and not weights["conv.weight"].requires_grad
+    with torch.no_grad():
+        model.conv.bias += 1
+    assert (model.conv.bias - weights["conv.bias"]).tolist() == pytest.approx([1] * 4)
+
+
+def test_a_digest_is_the_beginning_of_the_sha256():
+    assert checkpoint.digest(b"abc") == "ba7816bf8f01cfea"  # FIPS 180-4, example of one block

@@ -1,0 +1,93 @@
+"""device.py: a device that works or is refused, and the networks on it in lower precision or compiled."""
+import copy
+
+import pytest
+import torch
+
+from hybridrepair.base.device import device_of, on_machine
+from hybridrepair.base.errors import UserError
+from hybridrepair.run.flags import Parser, add_machine
+
+
+def parser() -> Parser:
+    made = Parser("Does a thing.")
+    add_machine(made)
+    return made
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cuda:99", "cpu:x"])
+def test_a_device_that_does_not_work_is_refused_in_one_line_that_names_it(name):
+    with pytest.raises(UserError) as refusal:
+        device_of(name)
+    message = str(refusal.value)
+    assert message.startswith(f"device {name} cannot be used (") and "\n" not in message and "--device cpu" in message
+
+
+def test_of_a_long_complaint_of_torch_the_first_line_is_given(monkeypatch):
+    def fail(*args, **more):
+        raise RuntimeError("CUDA error: out of memory.\nCompile with TORCH_USE_CUDA_DSA ...")
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(UserError, match=r"device cpu cannot be used \(CUDA error: out of memory\); "):
+        device_of("cpu")
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu"])
+def test_a_device_that_has_a_name_but_does_not_compute_is_refused_in_one_sentence(name):
+    with pytest.raises(UserError, match=f"device {name} cannot be used .*; give --device cpu"):
+        device_of(name)
+
+
+# the networks on the machine
+
+class Pair(torch.nn.Module):
+    """Gives logits and features, as models under repair do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.linear(x), x * self.linear.weight[0]
+
+
+def placed(*flags: str) -> Pair:
+    torch.manual_seed(0)
+    return on_machine(Pair(), parser().parse_args(list(flags)), torch.device("cpu"))
+
+
+def test_lower_precision_rounds_and_gives_float32():
+    x = torch.randn(5, 16)
+    exact, rounded = placed()(x), placed("--precision", "bfloat16")(x)
+    assert all(part.dtype == torch.float32 for part in (*exact, *rounded))
+    assert not exact[0].equal(rounded[0])
+    assert rounded[0].allclose(exact[0], atol=0.05) and rounded[0].equal(rounded[0].bfloat16().float())
+
+
+def test_a_copy_computes_with_its_own_weights_at_the_same_precision():
+    model, x = placed("--precision", "bfloat16"), torch.randn(5, 16)
+    twin = copy.deepcopy(model)
+    assert twin(x)[0].equal(model(x)[0])
+    with torch.no_grad():
+        twin.linear.bias += 1
+    assert twin(x)[0].allclose(model(x)[0] + 1, atol=0.05) and not twin(x)[0].equal(model(x)[0])
+
+
+def test_gradients_and_weights_stay_float32_at_lower_precision():
+    model = placed("--precision", "bfloat16")
+    model(torch.randn(5, 16))[0].sum().backward()
+    assert model.linear.weight.dtype == model.linear.weight.grad.dtype == torch.float32
+
+
+def test_compiled_networks_compute_the_same(monkeypatch):
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, compile=torch.nn.Module.compile: compile(self, backend=backend))
+    x = torch.randn(5, 16)
+    assert placed("--compile")(x)[0].equal(placed()(x)[0]) and len(calls) == 1
+    twin = copy.deepcopy(placed("--compile"))
+    assert twin(x)[0].equal(placed()(x)[0]) and twin.state_dict().keys() == placed().state_dict().keys()

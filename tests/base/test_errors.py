@@ -1,0 +1,36 @@
+"""errors.py: how an entry script ends."""
+import pytest
+
+from hybridrepair.base.errors import UserError, run
+
+
+def raising(error: BaseException):
+    def main(*args):
+        raise error
+    return main
+
+
+@pytest.mark.parametrize("error, status, message", [
+    (UserError("thing x is wrong; give y"), 2, "error: thing x is wrong; give y\n"),
+    (PermissionError(13, "Permission denied", "out/x.csv"), 2, "error: out/x.csv cannot be used (Permission denied); "),
+    (OSError(28, "No space left on device"), 2, "error: a file cannot be used (No space left on device); "),
+    (OSError("no number"), 2, "error: a file cannot be used (no number); "),
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+])
+def test_what_a_user_can_cause_ends_in_one_sentence_and_a_status(capsys, error, status, message):
+    with pytest.raises(SystemExit) as stop:
+        run(raising(error))
+    out, err = capsys.readouterr()
+    assert stop.value.code == status and out == "" and err.startswith(message) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x")])
+def test_a_bug_is_not_dressed_up_as_a_mistake_of_the_user(error):
+    with pytest.raises(type(error)):
+        run(raising(error))
+
+
+def test_arguments_reach_main_and_a_good_end_is_silent(capsys):
+    seen = []
+    assert run(lambda *args: seen.append(args), 1, "b") is None
+    assert seen == [(1, "b")] and capsys.readouterr() == ("", "")

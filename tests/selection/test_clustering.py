@@ -1,0 +1,265 @@
+"""clustering.py beside scikit-learn, the recorded noise and hand-placed points; regions of pools of every size."""
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hybridrepair.images.randomness import generator
+from hybridrepair.selection.clustering import (
+    CLUSTERINGS,
+    NOISE,
+    centroids,
+    count_of,
+    cut,
+    dense,
+    increasing,
+    kmeans,
+    nearest,
+    numbered,
+    regions,
+    representatives,
+    spread_out,
+)
+
+every_clustering = pytest.mark.parametrize("cluster", CLUSTERINGS)
+
+
+def inertia(points: np.ndarray, label: np.ndarray) -> float:
+    return sum(((points[label == c] - points[label == c].mean(0)) ** 2).sum() for c in np.unique(label))
+
+
+def bunches(sizes: list[int], scattered: int = 0) -> Tensor:
+    """Unit vectors [N, 16]: tight bunches of these sizes along the first axes, then points in all directions."""
+    rng = np.random.default_rng(0)
+    parts = [np.eye(16)[i] + 0.02 * rng.normal(size=(size, 16)) for i, size in enumerate(sizes)]
+    points = np.concatenate([*parts, rng.normal(size=(scattered, 16))])
+    return normalize(torch.from_numpy(points).float())
+
+
+# k-means
+
+@pytest.mark.parametrize("k", [10, 50, 180])
+def test_kmeans_is_as_good_as_scikit_learns(k):
+    points = load_digits().data.astype(np.float32)
+    ours = [inertia(points, kmeans(torch.from_numpy(points), k, seed).numpy()) for seed in range(4)]
+    theirs = [KMeans(k, n_init=1, random_state=seed).fit(points).inertia_ for seed in range(4)]
+    assert np.mean(ours) < 1.01 * np.mean(theirs)
+
+
+def test_kmeans_finds_clusters_that_lie_apart():
+    label = kmeans(bunches([5, 9, 20]), 3, seed=0)
+    assert adjusted_rand_score(label, np.repeat([0, 1, 2], [5, 9, 20])) == 1
+
+
+def test_kmeans_repeats_for_a_seed():
+    points = torch.randn(200, 4)
+    assert kmeans(points, 20, seed=1).equal(kmeans(points, 20, seed=1))
+    assert not kmeans(points, 20, seed=1).equal(kmeans(points, 20, seed=2))
+
+
+def test_kmeans_into_one_cluster_and_into_as_many_as_points():
+    points = torch.randn(12, 4)
+    assert kmeans(points, 1, seed=0).tolist() == [0] * 12
+    assert sorted(kmeans(points, 12, seed=0).tolist()) == list(range(12))
+    assert kmeans(points[:1], 1, seed=0).tolist() == [0]
+
+
+@pytest.mark.parametrize("k", [3, 5, 12])
+def test_kmeans_of_fewer_distinct_points_than_clusters_keeps_copies_together(k):
+    copies = torch.arange(12) % 3
+    label = kmeans(torch.randn(3, 4)[copies], k, seed=0)
+    assert label.min() >= 0 and label.max() < k and adjusted_rand_score(label, copies) == 1
+
+
+def test_kmeans_fills_a_cluster_that_lost_its_points():
+    # of these three far groups, k-means++ may start with any centres: no cluster may stay empty in the end
+    points = torch.cat([torch.zeros(30, 2), torch.full((2, 2), 50.0), torch.full((2, 2), -50.0)]) + torch.randn(34, 2)
+    assert all(len(kmeans(points, 20, seed).unique()) == 20 for seed in range(20))
+
+
+def test_first_centres_are_distinct_points_of_the_data():
+    points = torch.randn(50, 3)
+    centres = spread_out(points, 20, generator(0))
+    assert len(centres.unique(dim=0)) == 20 and (centres[:, None] == points).all(2).any(1).all()
+
+
+def test_first_centres_reach_every_far_group():
+    for seed in range(10):
+        centres = spread_out(bunches([100, 100, 3, 3]), 4, generator(seed))
+        assert centres.argmax(1).sort().values.tolist() == [0, 1, 2, 3]
+
+
+def test_nearest_gives_the_closest_centre_and_the_squared_distance_to_it():
+    points, centres = torch.randn(60, 5), torch.randn(7, 5)
+    squared = ((points.numpy()[:, None] - centres.numpy()) ** 2).sum(2)
+    index, distance = nearest(points, centres, chunk=16)
+    assert (index.numpy() == squared.argmin(1)).all() and distance.numpy() == pytest.approx(squared.min(1), rel=1e-5)
+
+
+def test_centroids_are_the_means_of_the_members_and_0_without_any():
+    points = torch.tensor([[1.0, 0], [3, 2], [5, 5], [2, 4]])
+    mean, size = centroids(points, torch.tensor([2, 0, 2, 0]), 4)
+    assert mean.tolist() == [[2.5, 3], [0, 0], [3, 2.5], [0, 0]] and size.tolist() == [2, 0, 2, 0]
+
+
+# noise
+
+def test_dense_finds_the_recorded_clusters_and_noise(oracle):
+    with np.load(oracle / "e_hdbscan_hybrid16d.npz", allow_pickle=False) as arrays:
+        label, recorded = dense(torch.from_numpy(arrays["X"]), min_samples=3).numpy(), arrays["hdbscan_ms3"]
+    assert ((label == NOISE) == (recorded == NOISE)).all() and adjusted_rand_score(label, recorded) == 1
+
+
+@pytest.mark.parametrize("min_samples", [1, 3, 6])
+@pytest.mark.parametrize("width", [2, 16, 300])
+def test_dense_is_what_scikit_learn_finds(width, min_samples):
+    rng = np.random.default_rng(width)
+    points = np.concatenate([rng.normal(size=(1, width)) + spread * rng.normal(size=(100, width)) for spread in (0.1, 0.3, 0.5, 3)])
+    points = normalize(torch.from_numpy(points).float())
+    label = dense(points, min_samples).numpy()
+    theirs = HDBSCAN(min_samples=min_samples + 1, min_cluster_size=5, copy=True).fit_predict(points.double().numpy())
+    assert 0 < (label == NOISE).sum() < 400
+    assert ((label == NOISE) == (theirs == NOISE)).all() and adjusted_rand_score(label, theirs) == 1
+
+
+def test_equal_lengths_become_the_least_longer():
+    length = np.array([0.0, 0.0, 0.5, 0.5, 0.5, np.nextafter(0.5, 1), 2.0])
+    longer = increasing(length)
+    assert (np.diff(longer) > 0).all() and longer[0] > 0 and np.allclose(longer, length, rtol=1e-15, atol=1e-149)
+    assert longer[[2, 6]].tolist() == [0.5, 2.0]
+
+
+def test_dense_takes_lone_points_and_far_bunches_of_fewer_than_five_for_noise():
+    bunch = torch.arange(6) / 10
+    points = torch.cat([bunch, 10 + bunch, torch.tensor([100.0]), 200 + bunch[:4]])[:, None]
+    assert numbered(dense(points, min_samples=3)).tolist() in ([0] * 6 + [1] * 6 + [NOISE] * 5,
+                                                               [1] * 6 + [0] * 6 + [NOISE] * 5)
+
+
+# numbers and representatives
+
+def test_numbering_has_no_gaps_and_keeps_order_and_noise():
+    assert numbered(torch.tensor([7, NOISE, 2, 7, 9])).tolist() == [1, NOISE, 0, 1, 2]
+    assert numbered(torch.tensor([4, 4, 0])).tolist() == [1, 1, 0]
+    assert numbered(torch.tensor([NOISE, NOISE])).tolist() == [NOISE, NOISE]
+
+
+def test_a_representative_is_the_member_nearest_to_the_centroid():
+    features = torch.tensor([[0.0], [4], [5], [9.1], [4.4], [20], [30], [25.5]])
+    #                   centroid of region 0: 4.525, where image 4, a noise point, is nearer than any member
+    label = torch.tensor([0, 0, 0, 0, NOISE, 1, 1, 1])
+    assert representatives(features, label).tolist() == [2, 7]
+
+
+def test_a_representative_is_the_lowest_index_on_ties():
+    features = torch.tensor([[8.0], [2], [1], [3], [2], [1], [8]])
+    label = torch.tensor([1, 0, 0, 0, 0, 0, 1])
+    assert representatives(features, label).tolist() == [1, 0]
+    assert representatives(torch.tensor([[3.0], [1]]), torch.tensor([0, 0])).tolist() == [0]
+
+
+def test_representatives_equal_those_of_a_loop():
+    features, label = torch.randn(300, 6), torch.randint(-1, 25, (300,))
+    x, expected = features.double().numpy(), []
+    for region in range(25):
+        member = np.flatnonzero(label.numpy() == region)
+        expected.append(member[((x[member] - x[member].mean(0)) ** 2).sum(1).argmin()])
+    assert representatives(features, label).tolist() == expected
+
+
+def test_without_regions_there_are_no_representatives():
+    assert representatives(torch.randn(3, 2), torch.full((3,), NOISE)).tolist() == []
+
+
+# regions
+
+@pytest.mark.parametrize("n, budget, size, count", [(100, 3, 10, 10), (109, 3, 10, 10), (100, 3, 20, 5),
+                                                    (100, 30, 10, 30), (5, 30, 10, 5), (5, 0, 10, 1)])
+def test_there_is_a_region_for_every_ten_points_and_for_every_annotation(n, budget, size, count):
+    assert count_of(n, budget, size) == count
+
+
+@every_clustering
+def test_regions_are_numbered_without_gaps_and_represented_by_a_member(cluster):
+    points = bunches([30, 30, 30], scattered=10)
+    label, representative = regions(points, budget=4, cluster=cluster)
+    assert label.shape == (100,) and label.dtype == representative.dtype == torch.int64
+    assert sorted(set(label.tolist()) - {NOISE}) == list(range(len(representative))) and len(representative) >= 3
+    assert label[representative].tolist() == list(range(len(representative)))
+    again = regions(points, budget=4, cluster=cluster)
+    assert again.label.equal(label) and again.representative.equal(representative)
+
+
+def test_hybrid_cuts_what_is_not_noise_into_small_regions():
+    points = bunches([30, 30, 30], scattered=10)
+    label, representative = regions(points, budget=4, cluster="hybrid", size=10)
+    assert ((label == NOISE) == (dense(points, min_samples=3) == NOISE)).all()
+    assert (label == NOISE).any() and len(representative) == (label != NOISE).sum() // 10
+
+
+def test_kmeans_takes_every_point_into_a_region():
+    assert (regions(bunches([30], scattered=10), budget=4, cluster="kmeans").label != NOISE).all()
+
+
+def test_dbscan_joins_points_whose_cosine_distance_is_at_most_eps():
+    angles = torch.tensor([0, 10, 20, 60, 70, 80, 150]).deg2rad()
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    eps = {reach: 1 - np.cos(np.radians(reach)) for reach in (9.9, 10.1, 40.1)}
+    assert regions(points, 1, "dbscan", eps=eps[10.1]).label.tolist() == [0, 0, 0, 1, 1, 1, NOISE]
+    assert regions(points, 1, "dbscan", eps=eps[9.9]).label.tolist() == [NOISE] * 7
+    assert regions(points, 1, "dbscan", eps=eps[40.1]).label.tolist() == [0] * 6 + [NOISE]
+
+
+@every_clustering
+@pytest.mark.parametrize("n", range(7))
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_tiny_pool_has_regions_too(cluster, n, copies):
+    points = bunches([n])[:1].repeat(n, 1) if copies and n else bunches([n])
+    for budget in (0, 2, 100):
+        label, representative = regions(points, budget, cluster)
+        assert label.shape == (n,) and label[representative].tolist() == list(range(len(representative)))
+
+
+def test_of_two_members_the_first_represents_their_region():
+    points = normalize(torch.from_numpy(np.random.default_rng(0).normal(size=(400, 64))).float())
+    pair = torch.from_numpy(np.random.default_rng(1).permutation(400)).view(200, 2)
+    label = torch.empty(400, dtype=torch.int64).scatter_(0, pair.flatten(), torch.arange(200).repeat_interleave(2))
+    assert representatives(points, label).equal(pair.amin(1))
+
+
+# cells
+
+def test_cells_give_clusters_of_their_own_in_proportion_to_their_size():
+    points = bunches([100, 40, 40])
+    label = cut(points, 18, seed=0, cell_size=60).numpy()
+    assert sorted(set(label)) == list(range(18))
+    assert [len(set(label[part])) for part in (slice(0, 100), slice(100, 140), slice(140, 180))] == [10, 4, 4]
+
+
+def test_cells_of_real_points_are_nearly_as_good_as_none():
+    points = load_digits().data.astype(np.float32)
+    exact, cells = (inertia(points, cut(torch.from_numpy(points), 180, 0, size).numpy()) for size in (0, 400))
+    assert exact < cells < 1.05 * exact
+
+
+@pytest.mark.parametrize("cell_size", [0, 120, 1000])
+def test_a_cell_of_all_points_is_no_cell(cell_size):
+    points = bunches([50, 30], scattered=40)
+    assert cut(points, 12, 0, cell_size).equal(kmeans(points, 12, 0))
+
+
+@pytest.mark.parametrize("cell_size", [1, 7, 30])
+def test_cells_of_copies_and_of_few_points(cell_size):
+    copies = bunches([1, 1, 1])[torch.arange(60) % 3]
+    label = cut(copies, 6, 0, cell_size)
+    assert label.min() >= 0 and adjusted_rand_score(numbered(label), torch.arange(60) % 3) > 0.99
+
+
+def test_regions_in_cells_have_the_same_noise():
+    points = bunches([60, 60, 60], scattered=60)
+    whole, cells = (regions(points, 6, seed=1, cell_size=size).label for size in (0, 50))
+    assert (whole == NOISE).equal(cells == NOISE) and not whole.equal(cells)
