@@ -2,7 +2,7 @@
 #
 # PYTHON=python3 sh repair.sh    use this interpreter as it is, and install nothing
 # otherwise the active virtual or conda environment, or else .venv, made here; what REQUIREMENTS lists is installed into it
-REQUIREMENTS=${REQUIREMENTS:-requirements.txt}
+REQUIREMENTS=${REQUIREMENTS:-requirements.txt}  # one or several
 
 fail() {
     echo "error: $1" >&2
@@ -12,7 +12,8 @@ fail() {
 install_requirements() {
     prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}
     # the name changes with the list, so that a new list is installed, and an interrupted installation goes on
-    stamp=$prefix/hybridrepair-$(cat requirements*.txt | cksum | cut -d ' ' -f 1)-$REQUIREMENTS
+    # shellcheck disable=SC2086  # REQUIREMENTS is a list
+    stamp=$prefix/hybridrepair-$(cat $REQUIREMENTS | cksum | cut -d ' ' -f 1)
     [ -e "$stamp" ] && return
     if [ "$prefix" = .venv ]; then
         for base in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
@@ -24,7 +25,8 @@ install_requirements() {
             fail "$base cannot make the virtual environment .venv; install its venv module (Debian: apt install python3-venv)"
     fi
     echo "installing $REQUIREMENTS into $prefix"
-    "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check -r "$REQUIREMENTS" ||
+    # shellcheck disable=SC2046,SC2086  # REQUIREMENTS is a list
+    "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' $REQUIREMENTS) ||
         fail "$REQUIREMENTS could not be installed into $prefix; see pip's message above, or give PYTHON=/path/of/a/python that has it"
     touch "$stamp"
 }

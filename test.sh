@@ -1,7 +1,9 @@
 #!/bin/sh
-# Sets up and runs every test; flags are passed on to pytest: sh test.sh -k scripts
+# Sets up, checks style and types, and runs every test; flags are passed on to pytest: sh test.sh -k scripts
 cd "$(dirname "$0")" || exit
 set -eu
-REQUIREMENTS=requirements-dev.txt
+REQUIREMENTS="requirements.txt requirements-dev.txt"
 . ./setup.sh
-exec "$PYTHON" -m pytest -n auto tests "$@"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m mypy
+exec "$PYTHON" -m pytest -n auto "$@"
