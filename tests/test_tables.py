@@ -7,7 +7,7 @@ from PIL import Image
 
 import tables
 from hybridrepair.base.errors import run as run_main
-from hybridrepair.run import report
+from hybridrepair.run import comparison, report
 
 FINETUNING = "retrain_lr=0.001 retrain_weightdecay=0.0005 retrain_epoch=10"
 ABOUT = ("mean ± standard deviation over seeds (gain over before, n seeds), best of each column in bold, – missing; "
@@ -160,7 +160,7 @@ def test_a_metric_counts_the_runs_that_have_it(tabulate, metric, mcp, hybrid):
             row("hybrid", 80, 20, acc_best=92, acc_smoothest=81.5)]
     text = tabulate(rows, "--metric", metric)
     assert cells(text) == [["before", "80.00"], ["mcp", mcp], ["hybrid", hybrid]]
-    assert tables.METRICS[metric].replace("_", r"\_") in text and ("gain over before" in text) == (metric != "gain")
+    assert comparison.METRICS[metric].replace("_", r"\_") in text and ("gain over before" in text) == (metric != "gain")
 
 
 @pytest.mark.parametrize("after, gain", [(79.996, "+0.00"), (80, "+0.00"), (79.99, "−0.01")])
@@ -330,7 +330,7 @@ def test_a_plot_is_written_as_png(tabulate):
 @pytest.mark.parametrize("metric, level, mcp, hybrid", [("acc_after", 80, [82, 84], [84]), ("gain", 0, [2, 4], [4])])
 def test_a_plot_shows_mean_and_deviation_over_the_budget(tmp_path, metric, level, mcp, hybrid):
     path = save(tmp_path / "results.csv", *SMALL, row("mcp", 83, model_number=1))
-    panels = tables.plot(tables.table_of(tables.read_runs([path]), metric), metric).axes
+    panels = comparison.plot(comparison.table_of(comparison.read_runs([path]), metric), metric).axes
     assert [panel.get_title() for panel in panels] == ["digits, MobileNet, A", "digits, MobileNet, B"]
     assert list(panels[0].lines[0].get_ydata()) == [level, level]
     lines = [each.lines[0].get_xydata().T.tolist() for each in panels[0].containers]
