@@ -7,7 +7,7 @@ cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}            # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
 DATA_ROOT=${DATA_ROOT:-dataset}        # folder of all datasets
-FE=${FE:-}                             # features of clusters: mocov3, model2test or a path; empty: mocov3 (digits: model2test)
+FE=${FE:-model2test}                   # features of coreset and typiclust: model2test, mocov3 or a path
 CLUSTER=${CLUSTER:-hybrid}             # clustering that makes regions: hybrid dbscan hdbscan kmeans
 MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2
 MODEL_NO=${MODEL_NO:-0}                # 0 1 2: Model A, B, C
@@ -16,10 +16,10 @@ SOLUTION=${SOLUTION:-mcp}              # random gini entropy margin mcp coreset 
 p_budget=${p_budget:-1}                # percent of the pool that is annotated
 RANDOM_SEED=${RANDOM_SEED:-10}         # of all that is random in a repair
 avg_clustersize=${avg_clustersize:-10} # images in an average region
-min_samples=${min_samples:-3}          # neighbours that make a point dense
+min_samples=${min_samples:-3}          # points, itself counted, that make a point dense
 eps=${eps:-0.3}                        # cosine distance of CLUSTER=dbscan
 exp=${exp:-0}                          # 0: trust unlabelled images up to tau; -1: trust all
-tao=${tao:-0.1}                        # tau: a number, auto (from typical images of T2) or avg (mean of T2)
+tao=${tao:-auto}                       # tau: auto (from typical images of T2), avg (mean of T2) or a number
 lam=${lam:-100}                        # weight of the unlabelled loss
 lr=${lr:-0.001}                        # learning rate
 weight_decay=${weight_decay:-5e-4}     # weight decay

@@ -7,15 +7,24 @@ if [ -z "$FE" ]; then
     [ "$DATASET" != digits ] || FE=model2test
 fi
 
-# told before a training of hours: regions and typiclust need features
-case " $SOLUTION " in *" hybrid "* | *" TTA "* | *" typiclust "*)
-    [ "$FE" != mocov3 ] || [ -f "check_point/$DATASET/ckpt_pretrained_mocov3/checkpoint.pth.tar" ] ||
+kept() { # path below check_point/, or below checkpoint/ of the published code
+    [ -f "check_point/$DATASET/$1" ] || [ -f "checkpoint/$DATASET/$1" ]
+}
+
+# told before a training of hours: these solutions read features
+case " $SOLUTION " in *" hybrid "* | *" TTA "* | *" typiclust "* | *" coreset "*)
+    [ "$FE" != mocov3 ] || kept ckpt_pretrained_mocov3/checkpoint.pth.tar ||
         fail "there is no feature extractor for $DATASET; train one with DATASET=$DATASET PRETRAIN_FE=1 sh train.sh, or use \
 the features of the model under repair by FE=model2test" ;;
 esac
 
+given=  # whether the flags that are passed on name the model under repair
+for flag; do
+    case $flag in --model2test_path | --model2test_path=*) given=1 ;; esac
+done
+
 train() { # model, number: unless there is a checkpoint
-    [ -f "check_point/$DATASET/ckpt_bias/${1}_${2}_b.t7" ] || env -u RANDOM_SEED -u PRETRAIN_FE \
+    [ -n "$given" ] || kept "ckpt_bias/${1}_${2}_b.t7" || env -u RANDOM_SEED -u PRETRAIN_FE \
         DATASET="$DATASET" DATA_ROOT="$DATA_ROOT" MODEL="$1" MODEL_NOS="$2" sh train.sh
 }
 

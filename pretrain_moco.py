@@ -20,6 +20,7 @@ from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import MAX_SEED, SEED, generator, key
 from hybridrepair.run.flags import Parser, add_machine, number
+from hybridrepair.run.settings import rounding
 from hybridrepair.training import contrastive
 from mymodels.moco import ARCHITECTURES, MoCo
 
@@ -78,7 +79,7 @@ def main(args) -> None:
              "momentum", "temperature")
     images = dataset.images[index]
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
-                "images": checkpoint.digest(images.tobytes()), "mean": dataset.mean, "std": dataset.std}
+                "images": checkpoint.digest(images.tobytes()), "mean": dataset.mean, "std": dataset.std, **rounding(args)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return

@@ -4,10 +4,12 @@
     python train_classifier.py --dataset digits --model resnet18 --class_weight 1 --n_epochs 50
 
 The same command goes on where an interrupted one stopped, and gives what it would have given. The best epoch by accuracy
-on the biased val set is kept in check_point/<dataset>/ckpt_bias/<model>_<class_weight>_b.t7.
+on the biased val set is kept in check_point/<dataset>/ckpt_bias/<model>_<class_weight>_b.t7. --save_path gets a JSON line for
+each epoch, and the shares of classes in the biased train and val sets as PNG.
 """
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hybridrepair.base import checkpoint
@@ -16,7 +18,9 @@ from hybridrepair.base.errors import run
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import MAX_SEED, SEED
-from hybridrepair.run.flags import Parser, add_machine, number
+from hybridrepair.run import plots
+from hybridrepair.run.flags import Parser, add_machine, add_published, number
+from hybridrepair.run.settings import rounding
 from hybridrepair.training import classifier
 from hybridrepair.training.finetune import Labelled
 from mymodels import MODELS, create
@@ -28,13 +32,15 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--model", choices=list(MODELS), default="MobileNet", help="architecture")
     parser.add_argument("--class_weight", type=int, choices=(0, 1, 2), default=0, help="0, 1, 2: train Model A, B or C")
     parser.add_argument("--data_root", default="dataset", help="folder of all datasets")
-    parser.add_argument("--save_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_bias)")
+    parser.add_argument("--save_path", help="folder of the log and the shares of classes (default: save/<dataset>_<model>)")
+    parser.add_argument("--checkpoint_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_bias)")
     parser.add_argument("--force", action="store_true", help="train again where a finished checkpoint is, and replace it")
     group = parser.add_argument_group("training")
     group.add_argument("--n_epochs", type=number(int, 1), default=200, help="epochs; the learning rate falls at 1/2 and 3/4")
     group.add_argument("--batch_size", type=number(int, 2), default=64, help="images per step")
     group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of weights, order and augmentation")
     group.add_argument("--save_every", type=number(float, 0), default=30, help="seconds between writes of the training state")
+    add_published(parser, pretrained=None, shadow=None)
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -42,12 +48,16 @@ def parse_args(argv: list[str] | None = None):
 def main(args) -> None:
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root)
-    folder = Path(args.save_path or f"check_point/{args.dataset}/ckpt_bias")
-    path = folder / f"{args.model}_{args.class_weight}_b.t7"
-    subset = data.biased_subset(dataset, args.class_weight, folder / "biased_dataset")
+    which, kept = str(args.class_weight), Path(args.save_path or f"save/{args.dataset}_{args.model}")
+    folder = Path(args.checkpoint_path or f"check_point/{args.dataset}/ckpt_bias")
+    path = folder / f"{args.model}_{which}_b.t7"
+    biased = folder / "biased_dataset" / which
+    if not args.checkpoint_path:  # sets of the published code, where there are none of ours
+        biased = checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", which)
+    subset = data.biased_subset(dataset, args.class_weight, biased.parent)
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "batch_size": args.batch_size, "seed": args.manualSeed, "train": checkpoint.digest(subset["train"].tobytes()),
-                "val": checkpoint.digest(subset["val"].tobytes())}
+                "val": checkpoint.digest(subset["val"].tobytes()), **rounding(args)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return
@@ -55,7 +65,11 @@ def main(args) -> None:
     torch.manual_seed(args.manualSeed)
     model = on_machine(create(args.model, dataset.num_classes, dataset.images.shape[3]), args, device)
     print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")
-    classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings)
+    shares = {part: np.bincount(images.labels.cpu(), minlength=dataset.num_classes)
+              for part, images in (("train", train), ("val", val))}
+    plots.save(kept / f"{args.model}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
+    classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings,
+                     kept / f"{args.model}_{which}_seed{args.manualSeed}.jsonl")
 
 
 if __name__ == "__main__":

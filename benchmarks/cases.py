@@ -214,8 +214,8 @@ def whole_run(scale: float) -> Case:
             "--u_weight", "--p_budget", "1", "--retrain_epoch", str(epochs), "--device", "cpu", "--force"]
     with contextlib.redirect_stdout(io.StringIO()):
         train_classifier.main(train_classifier.parse_args(
-            ["--dataset", "digits", "--data_root", str(kept / "dataset"), "--save_path", folder.name, "--n_epochs",
-             str(max(1, round(10 * scale))), "--device", "cpu"]))
+            ["--dataset", "digits", "--data_root", str(kept / "dataset"), "--checkpoint_path", folder.name, "--save_path",
+             folder.name, "--n_epochs", str(max(1, round(10 * scale))), "--device", "cpu"]))
         task = scenario.Scenario(repair.parse_args(call))
         start = task.model.state_dict()  # its own fine-tuning, which comes before every repair, is done for both
 

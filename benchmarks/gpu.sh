@@ -54,7 +54,7 @@ step() {
         step floor_compiled "$PYTHON" benchmarks/floor.py $machine --scale "$scale" --output "$OUT" --compile
     step growth "$PYTHON" benchmarks/growth.py --device "$DEVICE" --sizes $sizes --output "$OUT"
     step train "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" $machine \
-        --n_epochs "$n_epochs" --save_path "$MODELS" --save_every 10
+        --n_epochs "$n_epochs" --checkpoint_path "$MODELS" --save_path "$OUT" --save_every 10
     common="--dataset $DATASET --data_path $DATA_ROOT $machine --model2test_path $MODELS --retrain_epoch $retrain
         --save_path $OUT/save"
     # the first one also fine-tunes the model on its own train set; the second measures a repair alone

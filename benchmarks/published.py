@@ -203,7 +203,7 @@ def badge(probs: np.ndarray, features: np.ndarray, budget: int, draws: np.ndarra
 
 def regions(features: np.ndarray, budget: int, size: int = 10, seed: int = 0) -> tuple[np.ndarray, float]:
     """Labels int [N], -1 for noise, and the inertia of the k-means clusters."""
-    label = HDBSCAN(min_samples=4, min_cluster_size=5, copy=True).fit_predict(features)
+    label = HDBSCAN(min_samples=3, min_cluster_size=5, copy=True).fit_predict(features)
     kept = np.flatnonzero(label != -1)
     k = max(len(kept) // size, min(budget, len(kept)))
     model = KMeans(k, n_init=10, random_state=seed).fit(features[kept])

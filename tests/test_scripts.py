@@ -58,6 +58,24 @@ def test_lists_make_a_run_for_each_combination_and_tables_one_table(clone):
     assert "| gini |" in table.stdout and "n=2" in table.stdout
 
 
+def test_a_model_that_is_named_by_a_flag_is_not_trained_first(clone):
+    (clone / "given").mkdir(exist_ok=True)
+    shutil.copy(clone / "check_point/small/ckpt_bias/MobileNet_0_b.t7", clone / "given/MobileNet_2_b.t7")
+    done = sh(clone, "repair.sh", "--model2test_path", "given", "--save_path", "save/given", MODEL_NO="2", SOLUTION="random",
+              p_budget="5")
+    assert done.returncode == 0, done.stderr
+    assert not (clone / "check_point/small/ckpt_bias/MobileNet_2_b.t7").exists() and "val acc" not in done.stdout
+
+
+def test_defaults_are_the_published_ones(clone):
+    done = sh(clone, "repair.sh", DATASET="small", p_budget="5", RANDOM_SEED="30")
+    assert done.returncode == 0, done.stderr
+    assert any("auto_tao=1" in row["settings"] and row["seed"] == "30" for row in rows(clone))
+    done = sh(clone, "baseline.sh", FE="", SOLUTION="coreset", p_budget="5", RANDOM_SEED="30")
+    assert done.returncode == 0, done.stderr  # which needs no feature extractor
+    assert any(row["solution"] == "coreset" and "fe=model2test" in row["settings"] for row in rows(clone))
+
+
 def test_flags_are_passed_on(clone):
     assert "done already" not in sh(clone, "baseline.sh", "--force", SOLUTION="gini", p_budget="5").stdout
 

@@ -75,6 +75,17 @@ CAPTION = (f"T2 accuracy (%) after the last epoch: {ABOUT}. digits, MobileNet, A
 
 # formats
 
+def test_label_files_of_several_seeds_make_one_row_and_of_one_seed_several(tmp_path, capsys):
+    both = [row("hybrid", after, seed, f"{FINETUNING} labels={digest}") for after, seed, digest in ((82, 10, "aa"), (84, 20, "bb"))]
+    save(tmp_path / "one" / "results.csv", *both)
+    save(tmp_path / "two" / "results.csv", *both, row("hybrid", 90, 10, f"{FINETUNING} labels=cc"))
+    tables.main(tables.parse_args([str(tmp_path / "one")]))
+    assert "| hybrid | **83.00 ± 1.41** (+3.00, n=2) |" in capsys.readouterr().out
+    tables.main(tables.parse_args([str(tmp_path / "two")]))
+    out = capsys.readouterr().out
+    assert "labels=aa" in out and "labels=cc" in out and "90.00" in out
+
+
 def test_markdown(tabulate):
     assert tabulate(SMALL) == r"""| solution | 1 % | 5 % |
 | :-- | --: | --: |
@@ -203,7 +214,7 @@ def test_solutions_come_in_the_order_of_the_registry_and_unknown_ones_last(tabul
      [r"hybrid (sel\_l\_data=0, sel\_u\_data=1)", r"hybrid (sel\_l\_data=1, sel\_u\_data=0)",
       r"hybrid (sel\_l\_data=1, sel\_u\_data=1)"]),
     (["tao=0.1", "auto_tao=1"], [r"hybrid (auto\_tao=1)", "hybrid (tao=0.1)"]),
-    (["tao=0.1", "tao=0.1 labels=9f"], ["hybrid (labels=9f)", "hybrid"]),
+    (["tao=0.1", "tao=0.1 labels=9f"], ["hybrid (labels=file)", "hybrid"]),
 ])
 def test_settings_that_differ_make_rows_which_are_named_by_the_difference(tabulate, settings, names):
     rows = [row("hybrid", 81 + i, settings=f"{FINETUNING} {each}") for i, each in enumerate(settings)]

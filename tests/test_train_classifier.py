@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train_classifier
 from hybridrepair.base import checkpoint
@@ -80,8 +81,8 @@ def expected(run_once) -> dict:
 
 
 def command(root: Path, folder: Path, *more: str) -> list[str]:
-    return ["--dataset", "tiny", "--data_root", str(root), "--save_path", str(folder), "--model", MODEL, "--device", "cpu",
-            "--n_epochs", str(EPOCHS), "--batch_size", "16", "--save_every", "0", *more]
+    return ["--dataset", "tiny", "--data_root", str(root), "--checkpoint_path", str(folder), "--save_path", f"{folder}_log",
+            "--model", MODEL, "--device", "cpu", "--n_epochs", str(EPOCHS), "--batch_size", "16", "--save_every", "0", *more]
 
 
 def train(root: Path, folder: Path, *more: str) -> dict:
@@ -119,6 +120,46 @@ def files_in(folder: Path) -> list[str]:
 
 
 # --- what a run leaves
+
+def test_the_log_has_a_line_for_each_epoch_and_a_picture_the_shares_of_classes(root, whole):
+    folder = Path(f"{whole}_log")
+    assert files_in(folder) == [f"{MODEL}_0_classes.png", f"{MODEL}_0_seed10.jsonl"]
+    records = [json.loads(line) for line in (folder / f"{MODEL}_0_seed10.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
+    assert [record["lr"] for record in records] == pytest.approx([learning_rate(epoch, EPOCHS) for epoch in range(1, EPOCHS + 1)])
+    best = checkpoint.load(whole / FILE)
+    assert records[best["epoch"] - 1]["val_acc"] == best["acc"] == records[-1]["best_val_acc"]
+    with Image.open(folder / f"{MODEL}_0_classes.png") as image:
+        assert image.format == "PNG" and image.width >= 600
+
+
+def test_the_checkpoint_goes_to_check_point_whatever_the_save_path(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_classifier.main(train_classifier.parse_args([
+        "--dataset", "tiny", "--data_root", str(root), "--save_path", "save/2022-07-18/tiny", "--model", MODEL, "--n_epochs", "1",
+        "--manualSeed", "10", "--class_weight", "0", "--pretrained", "--shadow", "--device", "cpu"]))
+    assert files_in(tmp_path) == [
+        f"check_point/tiny/ckpt_bias/{FILE}", "check_point/tiny/ckpt_bias/biased_dataset/0/train.npy",
+        "check_point/tiny/ckpt_bias/biased_dataset/0/val.npy", f"save/2022-07-18/tiny/{MODEL}_0_classes.png",
+        f"save/2022-07-18/tiny/{MODEL}_0_seed10.jsonl"]
+
+
+def test_published_biased_sets_are_trained_on(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    published = tmp_path / "checkpoint/tiny/ckpt_bias/biased_dataset/0"
+    published.mkdir(parents=True)
+    np.save(published / "train.npy", np.arange(40)[::-1])
+    np.save(published / "val.npy", np.arange(9))
+    train_classifier.main(train_classifier.parse_args([
+        "--dataset", "tiny", "--data_root", str(root), "--model", MODEL, "--n_epochs", "1", "--device", "cpu"]))
+    assert "40 train and 9 val images" in capsys.readouterr().out
+    assert files_in(tmp_path / "check_point") == [f"tiny/ckpt_bias/{FILE}"]
+
+
+def test_the_precision_is_a_setting_where_it_is_not_the_usual_one(root, whole, capsys):
+    assert "precision" not in checkpoint.load(whole / FILE)["settings"]
+    assert "precision" in refusal(capsys, *command(root, whole, "--precision", "bfloat16"))
+
 
 def test_a_run_leaves_the_model_its_accuracy_and_epoch_and_the_biased_sets(root, whole):
     assert files_in(whole) == [FILE, "biased_dataset/0/train.npy", "biased_dataset/0/val.npy"]

@@ -11,6 +11,14 @@ from torch import nn
 
 from hybridrepair.base.errors import UserError
 
+FOLDERS = "check_point", "checkpoint"  # of all checkpoints: ours, and that of the published code
+
+
+def place(*parts: str) -> Path:
+    """Where a checkpoint of a dataset lies: in check_point/, or in checkpoint/ where only that has it."""
+    ours, published = (Path(folder, *parts) for folder in FOLDERS)
+    return published if published.exists() and not ours.exists() else ours
+
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
@@ -82,18 +90,23 @@ def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
         return content
     if force:
         return None
-    differ = ", ".join(f"{name} {found[name]} instead of {value}" for name, value in settings.items()
-                       if name in found and found[name] != value) if isinstance(found, dict) else ""
-    raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another "
-                    "--save_path, or replace it by --force")
+    differ = ", ".join(f"{name} {found.get(name, 'not given')} instead of {settings.get(name, 'not given')}"
+                       for name in settings | found if found.get(name) != settings.get(name)) if isinstance(found, dict) else ""
+    raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another folder, or replace "
+                    "it by --force")
 
 
 def load_weights(model: nn.Module, path: Path | str) -> dict:
-    """Load the state_dict in the entry `net` of `path` into `model`; returns the other entries.
+    """Read the checkpoint `path` and `fit` the model to it; returns its other entries."""
+    return fit(model, load(path), path)
+
+
+def fit(model: nn.Module, content: dict, path: Path | str) -> dict:
+    """Load the state_dict in the entry `net` of `content`, which was read from `path`, into `model`; returns the other entries.
 
     A `module.` prefix (DataParallel) is dropped. UserError if the weights are not those of this model.
     """
-    content = load(path)
+    content = dict(content)
     weights = content.pop("net", None)
     if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(value, torch.Tensor)
                                                 for name, value in weights.items()):

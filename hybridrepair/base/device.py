@@ -1,5 +1,6 @@
 """The device that computes: what its flags mean, and how the process and the networks are prepared for it."""
 import ctypes
+import os
 import re
 from types import MethodType
 
@@ -15,8 +16,11 @@ def device_of(name: str) -> torch.device:
     """The torch device called `name`, once it is known to work, and the process prepared for it. UserError if not."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # the meta device can be named, but not computed on
-    except (RuntimeError, AssertionError, ImportError) as error:
+        if device.type == "cuda":
+            repeatable()
+        # the meta device can be named, but not computed on, and mps has no float64
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         reason = re.split(r"[.\n]", str(error))[0]
         raise UserError(f"device {name} cannot be used ({reason}); give --device cpu, or another one") from error
     if device.type == "cpu":
@@ -40,6 +44,13 @@ def on_machine(model: nn.Module, args, device: torch.device) -> nn.Module:
     if args.compile:
         model.compile()
     return model
+
+
+def repeatable() -> None:
+    """Let CUDA compute the same numbers at each run, as the published scripts do; to be called before CUDA is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def keep_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """The annotator: the only way to a pool image's label before the final report."""
 import csv
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def budget_of(p_budget: float, n: int) -> int:
     """How many of n images `p_budget` percent are, cut. UserError if that is none, or more than all."""
     if not 0 < p_budget <= 100:
         raise UserError(f"a budget of {p_budget:g} percent (--p_budget) is not within the pool; give more than 0 and at most 100")
-    budget = int(p_budget * n / 100)
+    budget = int(Fraction(str(p_budget)) * n / 100)  # of floats, 0.57 % of 10,000 would be 56
     if budget == 0:
         raise UserError(f"a budget of {p_budget:g} percent (--p_budget) of {n} pool images is 0 images; give at least "
                         f"{np.ceil(100 / n * 1000) / 1000:g}")

@@ -34,7 +34,8 @@ FACETS: dict[str, Callable[[Any], str]] = {  # and how they are shown; weights a
     "p_budget": "{:g} %".format}
 CELL = [*FACETS, "solution", "settings"]  # what tells cells apart; settings are pairs of name and text
 BEFORE = "before"
-MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "running_statistics", "precision")  # settings of what "before" is
+# settings of what "before" is
+MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "estimated_statistics", "precision")
 MISSING = "–"
 BOLD = "\x02{}\x03"  # control signs that SIGNS translate
 SIGNS = {
@@ -63,7 +64,10 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
         raise UserError(f"no results.csv with a finished run in {', '.join(map(str, paths))}; give one, or its folder")
     runs = pd.DataFrame(list(found.values())).astype(dict.fromkeys(RESULTS, float))
     several = runs.groupby(["dataset", "model", "model_number"])["weights"].transform("nunique") > 1
-    return runs.assign(weights=runs["weights"].where(several, ""))
+    # annotators answer for each seed in a file of its own, which makes no other row unless a seed has several
+    asked = runs["settings"].map(lambda settings: tuple((name, "file" if name == "labels" else text) for name, text in settings))
+    files = runs.assign(asked=asked).groupby([*FACETS, "solution", "asked", "seed"])["settings"].transform("nunique") > 1
+    return runs.assign(weights=runs["weights"].where(several, ""), settings=runs["settings"].where(files, asked))
 
 
 def read(path: Path) -> list[dict]:
@@ -111,8 +115,8 @@ def table_of(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """
     after = runs.assign(gain=runs["acc_after" if metric == "gain" else metric] - runs["acc_before"])
     after["value"] = after[metric]
-    before = runs.assign(solution=BEFORE, value=runs["acc_before"], gain=0.0, settings=[
-        tuple(pair for pair in settings if pair[0] in MAKE_BEFORE) for settings in runs["settings"]])
+    makes = runs["settings"].map(lambda settings: tuple(pair for pair in settings if pair[0] in MAKE_BEFORE))
+    before = runs.assign(solution=BEFORE, value=runs["acc_before"], gain=0.0, settings=makes)
     points = pd.concat([before.drop_duplicates([*CELL, "value"]), after])  # once, however many runs start there
     names = names_of(sorted({*zip(points["solution"], points["settings"])}, key=order_of))
     rows = pd.DataFrame({"row": range(len(names)), "name": list(names.values()), "solution": [row[0] for row in names],
@@ -239,5 +243,6 @@ def plot(table: pd.DataFrame, metric: str) -> Figure:
                     points["p_budget"], points["mean"], points["sd"].where(points["sd"] > 0), color=f"C{row - starts}",
                     marker="os^Dv"[(row - starts) // 10 % 5], capsize=3)
     order = sorted(lines)
-    figure.legend(handles=[lines[key] for key in order], labels=[name for _, name in order], loc="outside right", frameon=False)
+    figure.legend([lines[key] for key in order], [name for _, name in order], loc="outside right",  # type: ignore[call-overload]
+                  frameon=False)
     return figure

@@ -55,6 +55,16 @@ def add_machine(parser: Parser) -> None:
                        help="accepted for published calls; images are augmented in batches on the device, without workers")
 
 
+def add_published(parser: Parser, **flags: type | None) -> None:
+    """Flags of the published command line that have no meaning here; None is a switch, else the type of its value."""
+    group = parser.add_argument_group("accepted for published calls; they change nothing")
+    for name, kind in flags.items():
+        if kind:
+            group.add_argument(f"--{name}", type=kind, metavar="N", help="changes nothing")
+        else:
+            group.add_argument(f"--{name}", action="store_true", help="changes nothing")
+
+
 def repair_parser(doc: str) -> Parser:
     """The flags that selection.py and repair.py share: the published command line, and a few of ours."""
     parser = Parser(doc)
@@ -73,8 +83,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--p_budget", type=float, default=1.0, help="percent of the pool that may be annotated")
     group.add_argument("--labels", metavar="FILE", help="CSV with the columns index and label: your annotators' answers, "
                        "asked instead of the dataset's labels")
-    group.add_argument("--fe", default=MOCO, metavar="NAME", help=f"features that hybrid and typiclust cluster: {MOCO}, {MODEL} "
-                       "(the model under repair), or the path of a MoCo v3 checkpoint")
+    group.add_argument("--fe", default=MOCO, metavar="NAME", help=f"features that hybrid, typiclust and coreset read: {MOCO}, "
+                       f"{MODEL} (of the model under repair), or the path of a MoCo v3 checkpoint")
 
     group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
     group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and propagate their "
@@ -87,24 +97,25 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="let k-means cut the pool into cells of "
                        "about N images first, and each of these into regions: an approximation for large pools; 0: exact")
     group.add_argument("--eps", type=number(float, 0, above=True), default=0.3, help="cosine distance of --cluster dbscan")
-    group.add_argument("--min_samples", type=number(int, 1), default=3, help="neighbours that make a point dense")
+    group.add_argument("--min_samples", type=number(int, 1), default=3, help="points, itself counted, that make a point dense")
     group.add_argument("--exp", type=int, choices=(0, -1), default=0, help="trust unsmoothness up to tau (0), or all (-1)")
     group.add_argument("--tao", type=number(float, 0), default=0.1, help="tau, the smoothness threshold in [0, 1]")
     group.add_argument("--auto_tao", action="store_true", help="tau from T2 images at a typical distance to the train set")
-    group.add_argument("--avg_tao", action="store_true", help="tau = mean unsmoothness of T2")
+    group.add_argument("--avg_tao", action="store_true", help="tau = mean unsmoothness of T2, also where --auto_tao stands beside it")
 
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--retrain_lr", type=number(float, 0, above=True), default=0.001, help="learning rate")
     group.add_argument("--retrain_weightdecay", type=number(float, 0), default=5e-4, help="weight decay")
     group.add_argument("--retrain_epoch", type=number(int, 1), default=10, help="epochs")
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")
-    group.add_argument("--running_statistics", action="store_true", help="as published: batch norm keeps the running statistics "
-                       "of training batches, mixed views included, instead of those of replayed train images")
+    group.add_argument("--estimated_statistics", action="store_true", help="batch norm takes its statistics from replayed train images "
+                       "after each epoch, instead of keeping those of training batches, mixed views included, as published")
     group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of all that is random")
 
     group = parser.add_argument_group("results")
     group.add_argument("--save_path", help="folder of results.csv and of a folder for each run (default: "
                        "save/<dataset>_<model>)")
     group.add_argument("--force", action="store_true", help="do again what is done already, and replace its results")
+    add_published(parser, step=int, latent_space_plot=None, tcp=int)
     add_machine(parser)
     return parser

@@ -89,12 +89,25 @@ def region_sizes(sizes: np.ndarray, asked: np.ndarray) -> Figure:
 def per_class(names: list[str], truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> Figure:
     """T2 accuracy in percent of each class, from classes int64 [N] and correctness bool [N] before and after repair."""
     count = np.maximum(np.bincount(truth, minlength=len(names)), 1)
+    right = {"before": before, "after": after}
+    return bars("T2 accuracy per class", "accuracy (%)", names, {
+        name: 100 * np.bincount(truth[each], minlength=len(names)) / count for name, each in right.items()})
+
+
+def class_shares(names: list[str], counts: dict[str, np.ndarray]) -> Figure:
+    """The share of each class in percent in two sets, from their names and images per class int64 [C]."""
+    return bars("Shares of classes", "share of the set (%)", names, {
+        f"{part} ({count.sum()})": 100 * count / max(count.sum(), 1) for part, count in counts.items()})
+
+
+def bars(title: str, y: str, names: list[str], values: dict[str, np.ndarray]) -> Figure:
+    """Two bars for each class, from the name and the values float64 [C] of each."""
     names = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
     width = min(max(6, 0.35 * len(names) + 2), 100)  # inches; an image of 546 cannot be written
-    figure, panel = axes("T2 accuracy per class", "", "accuracy (%)", (width, 4))
+    figure, panel = axes(title, "", y, (width, 4))
     place = np.arange(len(names))
-    for shift, right, name, colour in ((-0.2, before, "before", BEFORE), (0.2, after, "after", AFTER)):
-        panel.bar(place + shift, 100 * np.bincount(truth[right], minlength=len(names)) / count, 0.4, color=colour, label=name)
+    for shift, (name, heights), colour in zip((-0.2, 0.2), values.items(), (BEFORE, AFTER)):
+        panel.bar(place + shift, heights, 0.4, color=colour, label=name)
     step = -(-len(names) // 400)  # names that are legible side by side
     panel.set_xticks(place[::step], names[::step], rotation=90 if max(map(len, names)) > 2 else 0)
     panel.margins(x=0.1 / len(names))

@@ -1,5 +1,5 @@
 """The repair itself: select, annotate and propagate, fine-tune with a measurement after each epoch, report."""
-import copy
+import time
 
 import numpy as np
 import torch
@@ -11,29 +11,27 @@ from hybridrepair.run import plots, report
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import semi_supervised
 from hybridrepair.selection.strategies import SOLUTIONS, Selection, nothing, select
-from hybridrepair.selection.uncertainty import normalised
+from hybridrepair.selection.uncertainty import Unsmoothness, normalised
 from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
 
 
 def repair(task: Scenario, results: report.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
-    args = task.args
+    args, pool = task.args, task.pool
     with task.stage("load"):
         before, acc_raw, acc_before = task.predictions_of(task.model), task.accuracy_of(task.raw_model), task.accuracy_of(task.model)
-    print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: pool {task.pool.n}, budget {task.budget}, "
+    print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: pool {pool.n}, budget {task.budget}, "
           f"T2 acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair", flush=True)
     with task.stage("select"):
-        selection = select(task.pool, args.solution, task.budget) if annotates(args) else nothing(task.pool.n)
+        selection = select(pool, args.solution, task.budget) if annotates(args) else nothing(pool.n)
         answers = task.oracle.annotate(selection.annotated)
-        training = Training(task, selection.labels(answers))
-    n_propagated, propagation_acc = report.propagation(task.pool, selection, training.labels)
-    print(f"annotated {task.oracle.n_asked}, propagated to {n_propagated}"
-          + (f" ({propagation_acc:.2f} % right)" if propagation_acc is not None else "")
-          + f", unlabelled {training.n_unlabelled}" + (f", tau {training.tau:.4f}" if training.tau is not None else ""), flush=True)
-    model = copy.deepcopy(task.model)
+        training = Training(task, selection, answers)
+    row = {"n_annotated": task.oracle.n_asked, "annotated_wrong": training.annotated_wrong, "n_propagated": training.n_propagated,
+           "propagation_acc": training.propagation_acc, **training.taus, "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw,
+           "acc_before": acc_before, **training.start}
+    print(line_of_selection(row), flush=True)
+    model = task.to_repair()
     epochs = training.run(model)
-    row = {"n_annotated": task.oracle.n_asked, "n_propagated": n_propagated, "propagation_acc": propagation_acc,
-           "tau": training.tau, "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw, "acc_before": acc_before}
     write(task, results, selection, answers, model, epochs, before, row)
 
 
@@ -53,22 +51,41 @@ def sampling_weights(rule: str, labels: np.ndarray, trust: np.ndarray | float = 
 class Training:
     """The fine-tuning of a repair: what is trained on, and how trust in the unlabelled images follows the model."""
 
-    def __init__(self, task: Scenario, labels: np.ndarray):
-        """labels int64 [N] are the annotated and propagated ones of the pool, UNKNOWN elsewhere."""
-        self.task, self.labels, self.solution = task, labels, SOLUTIONS[task.args.solution]
-        self.tau, self.unlabelled, self.mask = None, None, np.ones(task.pool.n, bool)
+    def __init__(self, task: Scenario, selection: Selection, answers: np.ndarray):
+        """answers int64 [B] are the labels of the annotated images."""
+        pool = task.pool
+        self.task, self.solution = task, SOLUTIONS[task.args.solution]
+        self.labels, self.propagated = selection.labels(answers), report.propagated(selection)
+        self.n_propagated, self.propagation_acc = report.propagation(pool, selection, self.labels)
+        wrong = pool.probs.argmax(1).cpu().numpy()[selection.annotated] != answers
+        self.annotated_wrong = 100 * float(wrong.mean()) if len(wrong) else None
+        self.taus, self.start, self.mask = {}, {}, np.ones(pool.n, bool)
         trusts = semi_supervised(task.args) and self.solution.unlabelled == "trusted"
-        if trusts and task.args.exp == 0:
-            self.tau = task.tau
-            self.mask = task.pool.unsmoothness.cpu().numpy() <= self.tau
+        if self.solution.by_region:
+            self.taus = {"tau_auto": task.tau_estimates.auto, "tau_avg": task.tau_estimates.average}
+            if trusts and task.args.exp == 0:
+                self.taus["tau"] = task.tau
+                self.mask = pool.unsmoothness.cpu().numpy() <= task.tau
+            self.start = {f"{name}_before": value for name, value in self.measures(pool.uncertainty).items()}
+        self.unlabelled = None
         if semi_supervised(task.args):
-            trust = self.trust(task.pool.unsmoothness) if trusts else 1.0
-            self.unlabelled = Unlabelled(sampling_weights(self.solution.unlabelled, labels, trust))
-        self.n_unlabelled = int((self.unlabelled.weights > 0).sum()) if self.unlabelled else 0
+            trust = self.trust(pool.unsmoothness) if trusts else 1.0
+            self.unlabelled = Unlabelled(sampling_weights(self.solution.unlabelled, self.labels, trust), once=not trusts)
+        self.n_unlabelled = int(((self.unlabelled.weights > 0) & (self.labels == UNKNOWN)).sum()) if self.unlabelled else 0
 
     def trust(self, unsmoothness: Tensor) -> np.ndarray:
         """Weights float64 [N] of unlabelled images from their unsmoothness [N] as it is now, within the location mask."""
         return np.where(self.mask, 1 - unsmoothness.cpu().numpy() if self.task.args.u_weight else 1.0, 0.0)
+
+    def measures(self, seen: Unsmoothness) -> dict[str, float | None]:
+        """What is reported of the views of the pool: the sum of its unsmoothness, and how many percent of the guessed labels are right.
+
+        On the trusted images that SSL uses without a label, and on those that took another's. Nothing is decided by it.
+        """
+        guess = seen.guess.cpu().numpy()
+        return {"unsmoothness": normalised(seen.mean_entropy).sum().item(),
+                "guess_acc_trusted": report.right(self.task.pool, guess, self.mask & (self.labels == UNKNOWN)),
+                "guess_acc_propagated": report.right(self.task.pool, guess, self.propagated)}
 
     def run(self, model: nn.Module) -> list[dict]:
         """Fine-tune `model` in place; a record for each epoch, of which a line is printed."""
@@ -77,8 +94,8 @@ class Training:
         known = torch.from_numpy(self.labels).to(task.device)
         chosen = Labelled(pool.images[labelled], known[labelled]) if annotates(task.args) else None
         epochs = []
-        for record in finetune(model, task.normalise, task.train, task.recipe(task.seed), chosen, pool=pool.images, known=known,
-                               unlabelled=self.unlabelled):
+        for record in finetune(model, task.normalise, task.train, task.recipe("repair", task.seed), chosen, pool=pool.images,
+                               known=known, unlabelled=self.unlabelled):
             task.seconds["finetune"] = task.seconds.get("finetune", 0) + record["seconds"]
             with task.stage("measure"):
                 self.measure(model, record)
@@ -87,31 +104,31 @@ class Training:
         return epochs
 
     def measure(self, model: nn.Module, record: dict) -> None:
-        """Add accuracy and unsmoothness after an epoch to its record; the sampling weights follow the unsmoothness."""
-        task = self.task
-        record["acc"] = task.accuracy_of(model)
-        record["unsmoothness"] = None
+        """Add accuracy and measures after an epoch to its record; the sampling weights follow the unsmoothness."""
+        record["acc"] = self.task.accuracy_of(model)
         if self.solution.by_region:  # baselines have no use for it, and it costs as much as an epoch
-            entropy = task.pool.uncertainty_of(model).mean_entropy
-            record["unsmoothness"] = entropy.mean().item()
-            if self.unlabelled and not task.args.disable_dynamic_u_weight:
-                self.unlabelled.weights = sampling_weights(self.solution.unlabelled, self.labels, self.trust(normalised(entropy)))
+            seen = self.task.pool.uncertainty_of(model)
+            record |= self.measures(seen)
+            if self.unlabelled and not self.task.args.disable_dynamic_u_weight:
+                trust = self.trust(normalised(seen.mean_entropy))
+                self.unlabelled.weights = sampling_weights(self.solution.unlabelled, self.labels, trust)
 
 
 def write(task: Scenario, results: report.Run, selection: Selection, answers: np.ndarray, model: nn.Module, epochs: list[dict],
           before: Tensor, row: dict) -> None:
     """Leave the results: `row` as far as it is known before fine-tuning, before int64 [N] the classes of T2 predicted then."""
-    after = task.predictions_of(model)
+    after, last = task.predictions_of(model), epochs[-1]
     right_before, right_after = before == task.t2.labels, after == task.t2.labels
     smoothest = min(epochs, key=lambda each: each["unsmoothness"]) if SOLUTIONS[task.args.solution].by_region else None
-    row |= {"acc_after": epochs[-1]["acc"], "acc_smoothest": smoothest and smoothest["acc"],
+    row |= {"acc_after": last["acc"], "acc_smoothest": smoothest and smoothest["acc"],
             "acc_best": max(each["acc"] for each in epochs), "fixed": int((~right_before & right_after).sum()),
-            "broken": int((right_before & ~right_after).sum()), **{f"seconds_{name}": s for name, s in task.seconds.items()},
+            "broken": int((right_before & ~right_after).sum()),
+            **{f"{name}_after": last.get(name) for name in ("unsmoothness", "guess_acc_trusted", "guess_acc_propagated")},
+            **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": time.perf_counter() - task.started,
             "versions": report.versions(), "device": report.device_name(task.device)}
     report.write_selected(results.folder / "selected.csv", task.pool, selection, answers)
     checkpoint.save(results.folder / f"{task.checkpoint_path.stem}_repaired.t7",
-                    {"net": checkpoint.weights_of(model), "acc": epochs[-1]["acc"], "epoch": len(epochs),
-                     "settings": results.identity})
+                    {"net": checkpoint.weights_of(model), "acc": last["acc"], "epoch": len(epochs), "settings": results.identity})
     report.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": row,
                                                     "epochs": epochs, **report.environment(task.device)})
     plots.write(results.folder, task.pool, selection, epochs, task.t2.labels, before, after)
@@ -123,9 +140,22 @@ def write(task: Scenario, results: report.Run, selection: Selection, answers: np
     print(report.headline(row["acc_before"], row["acc_after"]))
 
 
+def line_of_selection(row: dict) -> str:
+    """One line on what is trained on, for the terminal."""
+    told = [f"annotated {row['n_annotated']}"]
+    if row["annotated_wrong"] is not None:
+        told[0] += f" ({row['annotated_wrong']:.2f} % of them failures)"
+    told.append(f"propagated to {row['n_propagated']}")
+    if row["propagation_acc"] is not None:
+        told[1] += f" ({row['propagation_acc']:.2f} % right)"
+    told += [f"unlabelled {row['n_unlabelled']}"] + ([f"tau {row['tau']:.4f}"] if "tau" in row else [])
+    told += [f"estimates of tau {row['tau_auto']:.4f} (automatic), {row['tau_avg']:.4f} (average)"] if "tau_auto" in row else []
+    return ", ".join(told)
+
+
 def line_of(record: dict, epochs: int) -> str:
     """One line an epoch, for the terminal."""
     told = [f"epoch {record['epoch']:2d}/{epochs}", f"T2 acc {record['acc']:.2f}"]
-    told += [f"{name} {record[key]:.4f}" for name, key in (("loss", "loss"), ("SSL loss", "ssl_loss"),
-             ("unsmoothness", "unsmoothness")) if record[key] is not None]
+    told += [f"{name} {record[key]:.4f}" for name, key in (("loss", "loss"), ("SSL loss", "ssl_loss")) if record[key] is not None]
+    told += [f"unsmoothness {record['unsmoothness']:.1f}"] if "unsmoothness" in record else []
     return "  ".join([*told, f"{record['images'] / record['seconds']:.0f} images/s"])

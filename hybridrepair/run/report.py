@@ -27,8 +27,10 @@ from hybridrepair.selection.uncertainty import VIEWS
 IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "settings")
 STAGES = ("load", "select", "finetune", "measure")
 COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
-           "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", *(f"seconds_{stage}" for stage in STAGES), "versions",
-           "device", "run")
+           "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "annotated_wrong", "tau_auto", "tau_avg",
+           "unsmoothness_before", "unsmoothness_after", "guess_acc_trusted_before", "guess_acc_trusted_after",
+           "guess_acc_propagated_before", "guess_acc_propagated_after", *(f"seconds_{stage}" for stage in STAGES), "seconds_total",
+           "versions", "device", "run")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
@@ -140,13 +142,22 @@ def write_selected(path: Path, pool: Pool, selection: Selection, answers: np.nda
     write_csv(path, ("index", "file", "region", "unsmoothness", "predicted class", "label"), rows)
 
 
+def right(pool: Pool, labels: np.ndarray, where: np.ndarray) -> float | None:
+    """How many percent of the labels int64 [N] of pool images bool [N] are true; None where no truth is known."""
+    truth = pool.dataset.labels[pool.pool_index]
+    judged = where & (truth != UNKNOWN)
+    return 100 * float((labels == truth)[judged].mean()) if judged.any() else None
+
+
+def propagated(selection: Selection) -> np.ndarray:
+    """Which pool images take another's label, bool [N]."""
+    return (selection.source != UNKNOWN) & (selection.source != np.arange(len(selection.source)))
+
+
 def propagation(pool: Pool, selection: Selection, labels: np.ndarray) -> tuple[int, float | None]:
     """How many images took another's label, and how many percent of those labels are true; None where no truth is known."""
-    image = np.arange(pool.n)
-    taken = (selection.source != UNKNOWN) & (selection.source != image)
-    truth = pool.dataset.labels[pool.pool_index]
-    judged = taken & (truth != UNKNOWN)
-    return int(taken.sum()), 100 * float((labels == truth)[judged].mean()) if judged.any() else None
+    taken = propagated(selection)
+    return int(taken.sum()), right(pool, labels, taken)
 
 
 def environment(device: torch.device) -> dict:

@@ -1,4 +1,5 @@
 """A scenario: the model under repair, its train set, T2, the pool and its annotator, as the flags of a repair name them."""
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from hybridrepair.selection.clustering import regions
 from hybridrepair.selection.features import MODEL, extractor_path
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES
-from hybridrepair.selection.uncertainty import distance_to, normalised, predict, tau_of, unsmoothness
+from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training import baseline
 from hybridrepair.training.finetune import Labelled, Recipe, accuracy
 from mymodels import create
@@ -28,13 +29,29 @@ from mymodels import create
 
 def checkpoint_path(args) -> Path:
     """Where the model under repair lies. UserError if it does not."""
-    path = Path(args.model2test_path or f"check_point/{args.dataset}/ckpt_bias")
+    name = f"{args.model2test_arch}_{args.model_number}_b.t7"
+    path = Path(args.model2test_path) if args.model2test_path else checkpoint.place(args.dataset, "ckpt_bias", name)
     if not (path.suffix == ".t7" or path.is_file()):
-        path /= f"{args.model2test_arch}_{args.model_number}_b.t7"
+        path /= name
     if not path.is_file():
         raise UserError(f"there is no model under repair {path}; train it with DATASET={args.dataset} MODEL={args.model2test_arch} "
                         f"MODEL_NOS={args.model_number} sh train.sh, or give --model2test_path")
     return path
+
+
+def biased_folder(args, model: Path) -> Path:
+    """The folder of the biased sets: beside the model under repair, or else where train.sh puts them.
+
+    Where neither has the set of this model number, that is drawn beside the model, and a line says so.
+    """
+    number = str(args.model_number)
+    beside = model.parent / "biased_dataset"
+    for folder in (beside, checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", number).parent):
+        if (folder / number / "train.npy").is_file():
+            return folder
+    print(f"there is no {beside / number / 'train.npy'} to tell what the model was trained on: drawn as for a model of train.sh",
+          flush=True)
+    return beside
 
 
 class Scenario:
@@ -45,6 +62,7 @@ class Scenario:
 
     def __init__(self, args):
         self.args, self.seconds = args, {}
+        self.started = time.perf_counter()
         args.solution = PUBLISHED_NAMES.get(args.solution, args.solution)
         if not (args.sel_l_data or args.sel_u_data):
             args.sel_l_data = args.sel_u_data = True
@@ -54,7 +72,7 @@ class Scenario:
             self.dataset = data.load(args.dataset, args.data_path)
             self.budget = budget_of(args.p_budget, len(self.dataset.split["pool"]))
             self.oracle = oracle_of(self.dataset, self.budget, args.labels)
-            # the MoCo v3 checkpoint that clusters need, told before a training of hours where it is missing
+            # the MoCo v3 checkpoint of the latents, told before a training of hours where it is missing
             self.extractor = extractor_path(args.fe, args.dataset) if settings.uses_embedding(args) and args.fe != MODEL else None
             self.checkpoint_path = checkpoint_path(args)
             self.weights = checkpoint.digest(self.checkpoint_path.read_bytes())
@@ -79,7 +97,7 @@ class Scenario:
     @cached_property
     def train(self) -> Labelled:
         """The biased train set of the model under repair."""
-        subset = data.biased_subset(self.dataset, self.args.model_number, self.checkpoint_path.parent / "biased_dataset")
+        subset = data.biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))
         return Labelled.of(self.dataset, self.dataset.split["train"][subset["train"]], self.device)
 
     @cached_property
@@ -88,10 +106,11 @@ class Scenario:
 
     @cached_property
     def pool(self) -> Pool:
+        """The pool, with the evidence of the model under repair as its checkpoint has it."""
         args = self.args
         cut = partial(regions, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
-                      min_samples=args.min_samples, seed=key(self.seed, "regions"), cell_size=args.cell_size)
-        return Pool(self.dataset, self.model, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
+                      min_samples=args.min_samples, cell_size=args.cell_size)
+        return Pool(self.dataset, self.raw_model, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
 
     # --- models
 
@@ -108,16 +127,24 @@ class Scenario:
     @cached_property
     def model(self) -> nn.Module:
         """The model under repair after fine-tuning on its own train set: what every repair starts from."""
-        model, path = self._loaded(), self.checkpoint_path.with_name(f"{self.checkpoint_path.stem}_finetuned.t7")
-        recipe = self.recipe(seed=SEED)  # one baseline for all seeds, so that their results compare
+        model, recipe = self._loaded(), self.recipe("baseline", SEED)  # one for all seeds, so that their results compare
         made_of = baseline.settings_of(recipe, self.train, self.weights) | settings.rounding(self.args)
+        path = baseline.path_of(self.checkpoint_path, made_of)
         baseline.tune(model, path, self.normalise, self.train, recipe, made_of, self.accuracy_of)
         return model
 
-    def recipe(self, seed: int) -> Recipe:
+    def to_repair(self) -> nn.Module:
+        """A copy of `model` to be trained on, compiled where the flags say so, which a copy is not by itself."""
+        model = copy.deepcopy(self.model)
+        if self.args.compile:
+            model.compile()
+        return model
+
+    def recipe(self, stage: str, seed: int) -> Recipe:
+        """How to fine-tune; the stage belongs to every draw, so that none sees what another with the same seed has seen."""
         args = self.args
-        return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, seed,
-                      estimated_statistics=not args.running_statistics, batch_size=self.batch_size)
+        return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, key(seed, stage),
+                      estimated_statistics=args.estimated_statistics, batch_size=self.batch_size)
 
     def predictions_of(self, model: nn.Module) -> torch.Tensor:
         """Predicted classes of T2, int64 [N]."""
@@ -128,14 +155,16 @@ class Scenario:
         return accuracy(predict(model, self.normalise, self.t2.images, self.batch_size)[0], self.t2.labels)
 
     @cached_property
+    def tau_estimates(self) -> Tau:
+        """Both estimates of the smoothness threshold, by the model under repair as its checkpoint has it."""
+        t2 = normalised(unsmoothness(self.raw_model, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
+                                     title="unsmoothness of T2").mean_entropy)
+        train, field = (predict(self.raw_model, self.normalise, images, self.batch_size)[0]
+                        for images in (self.train.images, self.t2.images))
+        return tau_estimates(train, field, t2)
+
+    @property
     def tau(self) -> float:
         """The smoothness threshold, by the rule that the flags choose."""
-        if not (self.args.auto_tao or self.args.avg_tao):
-            return self.args.tao
-        t2 = normalised(unsmoothness(self.model, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
-                                     title="unsmoothness of T2").mean_entropy)
-        if self.args.avg_tao and not self.args.auto_tao:
-            return t2.mean().item()
-        train, field = (predict(self.model, self.normalise, images, self.batch_size)[0]
-                        for images in (self.train.images, self.t2.images))
-        return tau_of(distance_to(train, field), t2)
+        return {"tao": self.args.tao, "auto_tao": self.tau_estimates.auto,
+                "avg_tao": self.tau_estimates.average}[settings.tau_rule(self.args)]

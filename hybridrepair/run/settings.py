@@ -11,9 +11,9 @@ CLUSTERING_FLAGS = {"hybrid": ["min_samples", "avg_clustersize"], "kmeans": ["av
 
 
 def uses_embedding(args) -> bool:
-    """Whether the solution selects by clusters of features."""
+    """Whether the solution selects by the features that --fe names."""
     solution = SOLUTIONS[args.solution]
-    return solution.clusters and (args.sel_l_data or not solution.by_region)
+    return solution.embeds and (args.sel_l_data or not solution.by_region)
 
 
 def semi_supervised(args) -> bool:
@@ -23,8 +23,13 @@ def semi_supervised(args) -> bool:
 
 
 def rounding(args) -> dict[str, str]:
-    """The precision, where it is not float32."""
+    """The precision, where it is not float32: a setting of whatever is trained or measured."""
     return {} if args.precision == "float32" else {"precision": args.precision}
+
+
+def tau_rule(args) -> str:
+    """The flag that says what tau is: the average wins over the automatic one, as published, and both over a number."""
+    return "avg_tao" if args.avg_tao else "auto_tao" if args.auto_tao else "tao"
 
 
 def settings_of(args, extractor: Path | None, weights: str) -> dict:
@@ -32,7 +37,7 @@ def settings_of(args, extractor: Path | None, weights: str) -> dict:
 
     `extractor` is the checkpoint of the features that clusters are made in, `weights` the digest of the model under repair.
     """
-    names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch", "running_statistics"]
+    names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"] + ["estimated_statistics"] * args.estimated_statistics
     if SOLUTIONS[args.solution].by_region:
         names += ["sel_l_data", "sel_u_data"]
         if args.sel_l_data:
@@ -42,7 +47,7 @@ def settings_of(args, extractor: Path | None, weights: str) -> dict:
         if args.sel_u_data:
             names += ["exp", "u_weight", "disable_dynamic_u_weight"]
             if args.exp == 0:
-                names += ["auto_tao"] if args.auto_tao else ["avg_tao"] if args.avg_tao else ["tao"]
+                names += [tau_rule(args)]
     if semi_supervised(args):
         names += ["lam_ul"]
     settings = {name: getattr(args, name) for name in names}

@@ -25,15 +25,14 @@ class Regions(NamedTuple):
 def dense(features: Tensor, min_samples: int) -> Tensor:
     """Labels int64 [N] of exact HDBSCAN on features [N, D], NOISE for noise.
 
-    scikit-learn counts the point itself among its min_samples; the published package, whose `min_samples` this is, does not.
+    min_samples counts the point itself, as scikit-learn does, and the published package above 60 dimensions. Both order edges as long
+    by chance, and here they go by their ends: a few points on the rim of a cluster are noise in one and not in the other.
     Source: Campello et al., "Hierarchical density estimates", TKDD 2015.
     """
-    if len(features) < max(MIN_CLUSTER_SIZE, min_samples + 1):
+    if len(features) < max(MIN_CLUSTER_SIZE, min_samples):
         return torch.full((len(features),), NOISE, device=features.device)
     tree = spanning_tree(features, min_samples)
-    order = np.argsort(tree.length)  # of the same kind as scikit-learn's, which decides how edges as long are ordered
-    p, q = tree.p[order], tree.q[order]
-    graph = coo_array((increasing(tree.length[order]), (p, q)), (len(features),) * 2)
+    graph = coo_array((increasing(tree.length), (tree.p, tree.q)), (len(features),) * 2)
     # each point's shortest edge in the tree is no longer than any other, so that a core distance by it changes no edge
     model = HDBSCAN(min_samples=1, min_cluster_size=MIN_CLUSTER_SIZE, metric="precomputed", copy=False)
     return torch.from_numpy(model.fit_predict((graph + graph.T).tocsr())).to(features.device, torch.int64)
@@ -97,6 +96,7 @@ def kmeans(points: Tensor, k: int, seed: int) -> Tensor:
     Stops when the centres have moved by less than 1e-4 of the points' mean variance, or after 100 iterations. Where fewer
     than k points are distinct, some labels do not occur.
     """
+    points = points - points.mean(0)  # distances from inner products round less near the origin, and features share a direction
     centres = spread_out(points, k, generator(seed))
     tolerance = 1e-4 * points.var(0, correction=0).mean()
     for _ in range(MAX_ITERATIONS):

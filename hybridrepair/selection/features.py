@@ -16,7 +16,7 @@ MOCO = "mocov3"
 
 def extractor_path(fe: str, dataset: str) -> Path:
     """The MoCo v3 checkpoint that `--fe` names. UserError if it does not exist."""
-    path = Path(f"check_point/{dataset}/ckpt_pretrained_mocov3/checkpoint.pth.tar" if fe == MOCO else fe)
+    path = checkpoint.place(dataset, "ckpt_pretrained_mocov3", "checkpoint.pth.tar") if fe == MOCO else Path(fe)
     if not path.is_file():
         raise UserError(f"there is no feature extractor {path}; train one with DATASET={dataset} PRETRAIN_FE=1 sh train.sh, or "
                         f"use the features of the model under repair by --fe {MODEL} (FE={MODEL} in repair.sh)")

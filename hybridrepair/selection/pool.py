@@ -20,7 +20,7 @@ from hybridrepair.selection.uncertainty import Unsmoothness, normalised, predict
 class Pool:
     """The pool of a dataset and what `model` makes of it, computed when first asked for: a strategies.Evidence.
 
-    `cut` makes regions of the embedding, which comes from the MoCo v3 checkpoint `extractor`, or without one from the model.
+    `cut` makes regions of the embedding. Latents are features by the MoCo v3 checkpoint `extractor`, or without one by the model.
     """
     dataset: Dataset
     model: nn.Module
@@ -84,11 +84,16 @@ class Pool:
         return normalised(self.uncertainty.mean_entropy)
 
     @cached_property
-    def embedding(self) -> Tensor:
-        """Features that clusters are made in, L2-normalised, float32 [N, D]."""
+    def latents(self) -> Tensor:
+        """The features that --fe names, float32 [N, D]: those of MoCo v3 are L2-normalised."""
         if self.extractor is None:
-            return torch.nn.functional.normalize(self.features, dim=1)
+            return self.features
         return extract(self.extractor, self.normalise, self.images, self.batch_size)
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        """The latents, L2-normalised: what clusters are made in."""
+        return self.latents if self.extractor else torch.nn.functional.normalize(self.latents, dim=1)
 
     @cached_property
     def regions(self) -> Regions:

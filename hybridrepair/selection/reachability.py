@@ -1,20 +1,18 @@
 """Mutual reachability, the distance that HDBSCAN clusters by, and its minimum spanning tree.
 
 The mutual reachability of two points is the largest of their distance and the core distances of both; a core distance is that
-to the `min_samples`-th neighbour. All N^2 distances are computed, in tiles by matrix products on the device of the points,
-but only N k of them are kept: candidates in float32, which are computed anew in float64, and where rounding could have
-hidden one, the row in float64. Boruvka's algorithm then needs few further rows to connect
-all points, and Prim's, on the few edges that matter, puts the tree in order.
+to the `min_samples`-th nearest point, of which the point itself is the first. All N^2 distances are computed, in tiles by matrix
+products on the device of the points, but only N k of them are kept: candidates in float32, which are computed anew in float64, and
+where rounding could have hidden one, the row in float64. Boruvka's algorithm then needs few further rows to connect all points, and
+the tree is that of the few edges which matter.
 Sources: Campello et al., "Hierarchical density estimates", TKDD 2015; March et al., "Fast Euclidean minimum spanning tree", KDD 2010.
 """
-import heapq
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
 CANDIDATES = 16  # kept for each point, at least
@@ -102,23 +100,25 @@ class Points:
 
 
 class Tree(NamedTuple):
-    """A minimum spanning tree of N points, edges in the order in which Prim's algorithm finds them from point 0."""
-    p: np.ndarray  # int64 [N - 1]: the end that was there
-    q: np.ndarray  # int64 [N - 1]: the end that came to it
+    """A minimum spanning tree of N points, edges from the shortest on; those as long by their ends."""
+    p: np.ndarray  # int64 [N - 1]: the lower end
+    q: np.ndarray  # int64 [N - 1]
     length: np.ndarray  # float64 [N - 1]: mutual reachability
 
 
 def spanning_tree(features: Tensor, min_samples: int) -> Tree:
-    """The minimum spanning tree of features [N, D] under mutual reachability. Needs more than min_samples points.
+    """The minimum spanning tree of features [N, D] under mutual reachability. Needs two points, and min_samples of them.
 
-    A core distance is the length of several edges, so trees are not unique; this is the one that scikit-learn finds.
+    A core distance is the length of several edges, so there are several such trees; this is the one that `shortest` defines. All those
+    edges are among the candidates, so that last bits of the features, which change with a batch size, do not change the choice.
     """
     space = Points(features.float())
     n, device = space.n, features.device
     k = min(max(CANDIDATES, 2 * min_samples), n - 1)
-    index, value, bound = space.neighbours(k, min_samples)
-    edges = [(torch.arange(n, device=device).repeat_interleave(min_samples), index[:, :min_samples].flatten())]
-    space.core = value[:, min_samples - 1].clone()
+    depth = max(min_samples - 1, 1)  # others that make a core distance; the nearest one is an edge in any case
+    index, value, bound = space.neighbours(k, depth)
+    edges = [(torch.arange(n, device=device).repeat_interleave(depth), index[:, :depth].flatten())]
+    space.core = value[:, depth - 1].clone() if min_samples > 1 else torch.zeros_like(value[:, 0])
     value = torch.maximum(torch.maximum(value, space.core[:, None]), space.core[index])
     bound = torch.maximum(bound, space.core)
 
@@ -146,7 +146,7 @@ def spanning_tree(features: Tensor, min_samples: int) -> Tree:
     p, q = code // n, code % n
     length = torch.cat([space.between(*pair) for pair in zip(p.split(2 ** 18), q.split(2 ** 18))])
     length = torch.maximum(length, torch.maximum(space.core[p], space.core[q])).sqrt()
-    return prim(p.cpu().numpy(), q.cpu().numpy(), length.cpu().numpy(), n)
+    return shortest(p.cpu().numpy(), q.cpu().numpy(), length.cpu().numpy())
 
 
 def look_again(space: Points, rows: Tensor, label: Tensor, best: Tensor, index: Tensor, value: Tensor, bound: Tensor) -> None:
@@ -164,27 +164,14 @@ def look_again(space: Points, rows: Tensor, label: Tensor, best: Tensor, index: 
         best.scatter_reduce_(0, label[part], value[part, 0], "amin")
 
 
-def prim(p: np.ndarray, q: np.ndarray, length: np.ndarray, n: int) -> Tree:
-    """The minimum spanning tree of a connected graph with edges p, q int64 [E], length float64 [E], each given once.
+def shortest(p: np.ndarray, q: np.ndarray, length: np.ndarray) -> Tree:
+    """The minimum spanning tree of a connected graph with edges p < q int64 [E], length float64 [E], each given once.
 
-    Of edges as short, that to the lowest point comes first, and of those the one that was found first.
+    Of edges as long, that to the lower points goes before, so that the tree is the only one, whichever way it is found.
     """
-    end = np.concatenate([p, q])
-    order = end.argsort(kind="stable")
-    start = np.concatenate([[0], np.bincount(end, minlength=n).cumsum()]).tolist()
-    neighbour, distance = np.concatenate([q, p])[order].tolist(), np.concatenate([length, length])[order].tolist()
-    there, nearest = [False] * n, [math.inf] * n
-    tree: list[tuple[int, int, float]] = []
-    heap: list[tuple[float, int, int, int]] = [(0.0, 0, 0, 0)]  # length, new point, step, point in the tree
-    while heap:
-        short, new, step, old = heapq.heappop(heap)
-        if there[new]:
-            continue
-        there[new] = True
-        tree.append((old, new, short))
-        for place in range(start[new], start[new + 1]):
-            far = neighbour[place]
-            if not there[far] and distance[place] < nearest[far]:
-                nearest[far] = distance[place]
-                heapq.heappush(heap, (distance[place], far, len(tree), new))
-    return Tree(*(np.array(column) for column in zip(*tree[1:])))
+    order = np.lexsort((q, p, length))
+    graph = coo_array((np.arange(1.0, len(order) + 1), (p[order], q[order])))
+    n = int(q.max()) + 1
+    graph.resize(n, n)
+    taken = order[np.sort(minimum_spanning_tree(graph.tocsr()).data).astype(np.int64) - 1]
+    return Tree(p[taken], q[taken], length[taken])

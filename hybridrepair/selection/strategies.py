@@ -38,6 +38,8 @@ class Evidence(Protocol):
     @property
     def unsmoothness(self) -> Tensor: ...  # float64 [N], mean entropy over augmented views
     @property
+    def latents(self) -> Tensor: ...  # float32 [N, D], the features that --fe names
+    @property
     def embedding(self) -> Tensor: ...  # float32 [N, D], L2-normalised: what clusters are made in
     @property
     def regions(self) -> Regions: ...  # of the embedding
@@ -111,14 +113,14 @@ def squared_distance(norm: Tensor, product: Tensor, j: Tensor | int) -> Tensor:
 
 
 def coreset(evidence: Evidence, budget: int) -> np.ndarray:
-    """k-center greedy on the features: always the image farthest from those chosen; the first is image 0.
+    """k-center greedy on the latents: always the image farthest from those chosen; the first is image 0.
 
     Distances to the AHEAD images that are farthest now are computed at once: the next picks are mostly among them. The
     running minimum stays on the device, which the host asks once for each such round. Where only copies of chosen images
     are left, the lowest index not yet chosen follows.
     Source: Sener and Savarese, "Active learning for CNNs: a core-set approach", ICLR 2018.
     """
-    points = evidence.features
+    points = evidence.latents
     budget = min(budget, evidence.n)
     chosen = torch.zeros(budget, dtype=torch.int64, device=points.device)
     norm = squared_norms(points, points.dtype)
@@ -282,7 +284,7 @@ class Solution(NamedTuple):
     """One way of repair: how it selects, and which unlabelled images it trains on."""
     strategy: Callable[[Evidence, int], np.ndarray] | None  # None: by region
     unlabelled: str = "none"  # none | rest: all but the annotated | all | trusted: by unsmoothness
-    clusters: bool = False  # whether its selection reads the embedding, and with it --fe
+    embeds: bool = False  # whether its selection reads the features that --fe names
 
     @property
     def by_region(self) -> bool:
@@ -296,13 +298,13 @@ SOLUTIONS = {
     "entropy": Solution(entropy),
     "margin": Solution(margin),
     "mcp": Solution(mcp),
-    "coreset": Solution(coreset),
+    "coreset": Solution(coreset, embeds=True),
     "badge": Solution(badge),
-    "typiclust": Solution(typiclust, clusters=True),
+    "typiclust": Solution(typiclust, embeds=True),
     "SSLRandom": Solution(random, "rest"),
     "SSLConsistency": Solution(variance, "rest"),
     "SSLConsistency-Imp": Solution(variance, "all"),
-    "hybrid": Solution(None, "trusted", clusters=True),
+    "hybrid": Solution(None, "trusted", embeds=True),
 }
 PUBLISHED_NAMES = {"TTA": "hybrid"}
 

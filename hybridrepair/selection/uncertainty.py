@@ -31,15 +31,17 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 class Unsmoothness(NamedTuple):
-    """Three measures of how unsure a model is over the views of each image, float64 [N], before normalisation."""
+    """What a model makes of the views of each image: three measures of how unsure it is, float64 [N], before normalisation."""
     mean_entropy: Tensor  # entropy of the mean prediction, bits: what "unsmoothness" means unless said otherwise
     variance: Tensor  # sum over classes of the unbiased variance over views
     single_entropy: Tensor  # entropy of the prediction for the clean image, bits
+    guess: Tensor  # int64 [N]: the class of the mean prediction
 
 
 def disagreement(probs: Tensor) -> Unsmoothness:
-    """The three measures from softmax vectors float [1 + views, N, C], the clean image first."""
-    return Unsmoothness(entropy(probs.mean(0)), probs.var(0).sum(-1), entropy(probs[0]))
+    """The three measures, and the guess, from softmax vectors float [1 + views, N, C], the clean image first."""
+    mean = probs.mean(0)
+    return Unsmoothness(entropy(mean), probs.var(0).sum(-1), entropy(probs[0]), mean.argmax(-1))
 
 
 @torch.inference_mode()
@@ -81,3 +83,14 @@ def tau_of(distance: Tensor, unsmoothness: Tensor, typical: int = TYPICAL) -> fl
     """
     gap = (distance - distance.mean()).abs()
     return unsmoothness[gap.argsort(stable=True)[:typical]].mean().item()
+
+
+class Tau(NamedTuple):
+    """The two estimates of the smoothness threshold."""
+    auto: float  # from typical images of T2
+    average: float  # mean unsmoothness of T2
+
+
+def tau_estimates(train_logits: Tensor, logits: Tensor, unsmoothness: Tensor) -> Tau:
+    """Both estimates from the logits [M, C] of the train set and [N, C] of T2, and the normalised unsmoothness [N] of T2."""
+    return Tau(tau_of(distance_to(train_logits, logits), unsmoothness), unsmoothness.mean().item())

@@ -1,4 +1,5 @@
 """The baseline of a repair: the model under repair fine-tuned on its own train set, kept beside its checkpoint."""
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,16 +12,25 @@ from hybridrepair.training.finetune import Labelled, Recipe, finetune
 
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
     """What makes a baseline: `weights` is the digest of the model under repair."""
-    return {"weights": weights, "train": checkpoint.digest(train.images.cpu().numpy().tobytes()), "epochs": recipe.epochs,
-            "lr": recipe.lr, "weight_decay": recipe.weight_decay, "estimated_statistics": recipe.estimated_statistics}
+    made_of = [part.cpu().numpy().tobytes() for part in (train.images, train.labels)]
+    settings = {"weights": weights, "train": checkpoint.digest(b"".join(made_of)), "epochs": recipe.epochs, "lr": recipe.lr,
+                "weight_decay": recipe.weight_decay, "seed": recipe.seed}
+    return settings | ({"estimated_statistics": True} if recipe.estimated_statistics else {})
+
+
+def path_of(model: Path, settings: dict) -> Path:
+    """Where the baseline of a checkpoint lies, a file for each settings; <model>_finetuned.t7 is the published code's."""
+    return model.with_name(f"{model.stem}_finetuned_{checkpoint.digest(json.dumps(settings, sort_keys=True).encode())[:8]}.t7")
 
 
 def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, recipe: Recipe, settings: dict,
          accuracy_of: Callable[[nn.Module], float]) -> None:
     """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept."""
-    if path.exists() and checkpoint.load(path).get("settings") == settings:
-        checkpoint.load_weights(model, path)
-        return
+    if path.exists():
+        content = checkpoint.load(path)
+        if content.get("settings") == settings:
+            checkpoint.fit(model, content, path)
+            return
     nothing = Labelled(train.images[:0], train.labels[:0])
     print(f"fine-tuning the model under repair on its own train set, {len(train.labels)} images", flush=True)
     for record in finetune(model, normalise, train, recipe, nothing, smoothing=0):

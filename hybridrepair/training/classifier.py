@@ -2,6 +2,7 @@
 
 Source of method and constants: Li, Chen and Xu, "HybridRepair", ISSTA 2022.
 """
+import json
 import math
 import time
 from pathlib import Path
@@ -25,11 +26,13 @@ def learning_rate(epoch: int, epochs: int) -> float:
     return LR * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
 
 
-def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict) -> None:
+def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict,
+          log: Path) -> None:
     """Train `model` on labelled images and save its best epoch on val, with the settings that made it, as `path`.
 
-    args has n_epochs, batch_size, manualSeed, save_every (seconds between states) and force, as train_classifier.py parses them. A
-    state of the same settings beside `path` is gone on from. UserError where that is of others, or the loss is not finite.
+    `log` gets a JSON line for each epoch. args has n_epochs, batch_size, manualSeed, save_every (seconds between states) and force,
+    as train_classifier.py parses them. A state of the same settings beside `path` is gone on from.
+    UserError where that is of others, or the loss is not finite.
     """
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
@@ -41,8 +44,8 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
         optimizer.load_state_dict(state["optimizer"])
         print(f"going on after epoch {state['epoch']}, from {partial}")
     else:
-        state = {"epoch": 0, "best": {"acc": -1.0}}
-    best, saved = state["best"], time.perf_counter()
+        state = {"epoch": 0, "best": {"acc": -1.0}, "log": []}
+    best, lines, saved = state["best"], state["log"], time.perf_counter()
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs)
@@ -55,11 +58,15 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
         acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
         if acc > best["acc"]:
             best = {"net": checkpoint.weights_of(model), "acc": acc, "epoch": epoch}
+        lines.append(json.dumps({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": loss, "val_acc": acc,
+                                 "best_val_acc": best["acc"], "images": n, "seconds": seconds}))
+        with checkpoint.atomic(log) as temporary:  # whole each time, so that epochs done twice stand in it once
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
               f"{n / seconds:.0f} images/s", flush=True)
         if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
-            checkpoint.save(partial, {"settings": settings, "epoch": epoch, "best": best, "model": model.state_dict(),
-                                      "optimizer": optimizer.state_dict()})
+            checkpoint.save(partial, {"settings": settings, "epoch": epoch, "best": best, "log": lines,
+                                      "model": model.state_dict(), "optimizer": optimizer.state_dict()})
             saved = time.perf_counter()
     checkpoint.save(path, {**best, "settings": settings})
     partial.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ class Recipe:
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
-    estimated_statistics: bool = True  # batch norm's come from replayed images alone, not from what was trained on
+    estimated_statistics: bool = False  # batch norm's come from replayed images alone, not from what was trained on
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
 
 
@@ -51,8 +51,13 @@ class Labelled:
         return cls(torch.from_numpy(dataset.images[index]).to(device), torch.from_numpy(dataset.labels[index]).to(device))
 
 
-def batches(order: Tensor, size: int = BATCH) -> list[Tensor]:
-    """Cut [N] into batches of `size`; a last one of a single image joins its neighbour, since batch statistics need two."""
+def batches(order: Tensor, size: int = BATCH, whole: bool = False) -> list[Tensor]:
+    """Cut [N] into batches of `size`; a last one of a single image joins its neighbour, since batch statistics need two.
+
+    With `whole` the rest that fills no batch is dropped, unless it is all there is.
+    """
+    if whole and len(order) >= size:
+        order = order[:len(order) // size * size]
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -87,10 +92,12 @@ def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_siz
 
 
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
-                    chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH) -> tuple[Tensor, int]:
+                    chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH,
+                    whole: bool = False) -> tuple[Tensor, int]:
     """One shuffled epoch over replayed train images (flip and crop) and annotated images (as they are).
 
-    replay int64 indexes train. Returns the mean loss (a tensor, so that nothing waits for it) and the number of images.
+    replay int64 indexes train; `whole` is that of `batches`. Returns the mean loss (a tensor, so that nothing waits for it) and
+    the number of images seen.
     """
     model.train()
     images = torch.cat([train.images[replay], chosen.images])
@@ -98,15 +105,16 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     number = torch.cat([replay, torch.full_like(chosen.labels, -1)])  # annotated images are not augmented
     order = torch.from_numpy(generator(key(seed, "supervised order", epoch)).permutation(len(labels))).to(labels.device)
     transform = key(seed, "train transform", epoch)
-    total = torch.zeros((), device=labels.device)
-    for batch in progress(batches(order, size), f"epoch {epoch} supervised"):
+    total, seen = torch.zeros((), device=labels.device), 0
+    for batch in progress(batches(order, size, whole), f"epoch {epoch} supervised"):
         inputs = flip_and_crop(images[batch], transform, number[batch], where=number[batch] >= 0)
         loss = smoothed_loss(model(normalise(inputs))[0], labels[batch], smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.detach() * len(batch)
-    return total / len(labels), len(labels)
+        seen += len(batch)
+    return total / seen, seen
 
 
 def guess(probs: Tensor, known: Tensor) -> Tensor:
@@ -154,24 +162,49 @@ def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor,
     return loss.detach()
 
 
-def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
-             pool: Tensor, weights: np.ndarray, known: Tensor, lam_ul: float, seed: int, epoch: int) -> tuple[Tensor, int]:
-    """One epoch of SSL: pool images uint8 [N, H, W, C] drawn with replacement in proportion to weights [N].
+def rounds(rng: np.random.Generator, items: np.ndarray, n: int) -> np.ndarray:
+    """n of the items [M]: all of them in a random order, then all again in another, and so on."""
+    return np.concatenate([rng.permutation(items) for _ in range(-(-n // len(items)))])[:n]
 
-    known int64 [N] holds annotated and propagated labels, UNKNOWN elsewhere. Returns the mean loss and the number of
-    images drawn from the pool.
+
+@dataclass
+class Unlabelled:
+    """The part of the pool that SSL trains on: sampling weights float64 [N], which may be replaced between epochs.
+
+    Images are drawn with replacement in proportion to the weights, or, with `once`, those of weight above 0 in shuffled rounds.
+    """
+    weights: np.ndarray
+    once: bool = False
+
+    def __len__(self) -> int:
+        """Images that make an epoch: all of the pool where they are drawn from it."""
+        return int((self.weights > 0).sum()) if self.once else len(self.weights)
+
+    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """The images that fill n places, int64 [n]."""
+        if self.once:
+            return rounds(rng, self.weights.nonzero()[0], n)
+        return rng.choice(len(self.weights), size=n, p=self.weights / self.weights.sum())
+
+
+def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
+             pool: Tensor, unlabelled: Unlabelled, known: Tensor, lam_ul: float, seed: int, epoch: int) -> tuple[Tensor, int]:
+    """One epoch of SSL: replayed train images in shuffled rounds beside images of the pool uint8 [N, H, W, C].
+
+    known int64 [N] holds annotated and propagated labels, UNKNOWN elsewhere. What an image looks like follows from its place in
+    the epoch, so that it is augmented anew each time it comes. Returns the mean loss and the number of images drawn from the pool.
     """
     rng = generator(key(seed, "ssl", epoch))
     device = pool.device
-    steps = max(len(replay) // BATCH, len(pool) // BATCH, 1)
-    chosen = rng.choice(len(pool), size=len(pool), p=weights / weights.sum())
-    drawn = torch.from_numpy(np.resize(chosen, steps * BATCH)).to(device)
-    replayed = replay[torch.from_numpy(np.resize(rng.permutation(len(replay)), steps * BATCH)).to(device)]
+    steps = max(len(replay) // BATCH, len(unlabelled) // BATCH, 1)
+    drawn = torch.from_numpy(unlabelled.draw(rng, steps * BATCH)).to(device)
+    replayed = replay[torch.from_numpy(rounds(rng, np.arange(len(replay)), steps * BATCH)).to(device)]
+    place = torch.arange(steps * BATCH, device=device)
     transform, augmix = key(seed, "ssl train transform", epoch), key(seed, "ssl views", epoch)
     total = torch.zeros((), device=device)
-    for x, u in zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH)):
-        inputs = normalise(flip_and_crop(train.images[x], transform, x))
-        views = views_of(pool[u], normalise, augmix, u, VIEWS)
+    for x, u, at in zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH), place.split(BATCH)):
+        inputs = normalise(flip_and_crop(train.images[x], transform, at))
+        views = views_of(pool[u], normalise, augmix, at, VIEWS)
         share = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA)
         perm = torch.from_numpy(rng.permutation(len(inputs) + len(views))).to(device)
         total += ssl_step(model, optimizer, inputs, train.labels[x], views, known[u], max(share, 1 - share), perm, lam_ul)
@@ -206,34 +239,30 @@ def statistics_images(train: Labelled, replay: Tensor, seed: int, epoch: int) ->
     return flip_and_crop(train.images[replay[order]], draw, torch.arange(STATISTICS_IMAGES, device=replay.device))
 
 
-@dataclass
-class Unlabelled:
-    """The part of the pool that SSL trains on: sampling weights float64 [N], which may be replaced between epochs."""
-    weights: np.ndarray
-
-
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
              smoothing: float = SMOOTHING, pool: Tensor | None = None, known: Tensor | None = None,
              unlabelled: Unlabelled | None = None) -> Iterator[dict]:
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
-    `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N].
-    UserError when the loss is no longer finite.
+    `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]. What is
+    replayed is decided before each pass. UserError when the loss is no longer finite.
     """
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()
-        replay = replay_of(model, normalise, train, recipe.batch_size)
         losses: list[Tensor | None] = [None, None]
         images = 0
         if chosen is not None:
-            losses[0], n = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch)
+            replay = replay_of(model, normalise, train, recipe.batch_size)
+            losses[0], n = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch,
+                                           whole=True)
             images += n
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
-            losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled.weights, known,
-                                    recipe.lam_ul, recipe.seed, epoch)
+            replay = replay_of(model, normalise, train, recipe.batch_size)
+            losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled, known, recipe.lam_ul,
+                                    recipe.seed, epoch)
             images += n
-        if recipe.estimated_statistics:
+        if recipe.estimated_statistics and images:
             estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch))
         loss, ssl = (value.item() if value is not None else None for value in losses)
         if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):

@@ -1,5 +1,6 @@
 """device.py: a device that works or is refused, and the networks on it in lower precision or compiled."""
 import copy
+import os
 
 import pytest
 import torch
@@ -36,6 +37,27 @@ def test_of_a_long_complaint_of_torch_the_first_line_is_given(monkeypatch):
 def test_a_device_that_has_a_name_but_does_not_compute_is_refused_in_one_sentence(name):
     with pytest.raises(UserError, match=f"device {name} cannot be used .*; give --device cpu"):
         device_of(name)
+
+
+def test_cuda_is_told_to_repeat_itself(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch, "zeros", lambda *args, zeros=torch.zeros, **more: zeros(1))  # as if there were one
+    assert device_of("cuda").type == "cuda"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+
+
+def test_a_device_without_float64_is_refused_in_one_sentence(monkeypatch):
+    def fail(*args, dtype=None, **more):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the framework has none. Please use float32.")
+        return torch.ones(1)
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(UserError, match=r"device mps cannot be used \(Cannot convert a MPS Tensor to float64 .*; give --device cpu"):
+        device_of("mps")
 
 
 # the networks on the machine

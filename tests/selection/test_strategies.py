@@ -54,6 +54,7 @@ class Pool:
     variance: Tensor
     unsmoothness: Tensor
     embedding: Tensor
+    latents: Tensor
     budget: int = 0
     seed: int = 3
 
@@ -67,7 +68,7 @@ class Pool:
 
     def __getitem__(self, index) -> "Pool":
         """The pool of these images, in this order, which may repeat some."""
-        arrays = ("probs", "features", "variance", "unsmoothness", "embedding")
+        arrays = ("probs", "features", "variance", "unsmoothness", "embedding", "latents")
         return replace(self, **{name: getattr(self, name)[index] for name in arrays})
 
 
@@ -79,7 +80,7 @@ def pool(sizes: tuple[int, ...] = (17, 13, 11, 8)) -> Pool:
     probs = torch.from_numpy(2 * rng.normal(size=(n, 6))).softmax(1)
     features = torch.from_numpy(rng.normal(size=(n, 16))).float()
     measured = torch.from_numpy(rng.random((2, n)))
-    return Pool(probs, features, *measured, embedding)[rng.permutation(n)]
+    return Pool(probs, features, *measured, embedding, features + 0.1)[rng.permutation(n)]
 
 
 def certain() -> Pool:
@@ -163,11 +164,11 @@ def test_solutions_that_differ_only_in_training_choose_the_same_images():
     assert choose(pool(), "SSLConsistency", 10) == choose(pool(), "SSLConsistency-Imp", 10)
 
 
-def test_solutions_are_said_to_read_the_embedding_exactly_where_they_do():
+def test_solutions_are_said_to_read_the_features_of_fe_exactly_where_they_do():
     for name, solution in SOLUTIONS.items():
         without = pool()
-        del without.embedding
-        if solution.clusters:
+        del without.embedding, without.latents
+        if solution.embeds:
             with pytest.raises(AttributeError):
                 select(without, name, 4)
         else:
@@ -276,14 +277,14 @@ def test_copies_are_at_distance_0_and_others_are_not(dimensions, dtype):
 
 def test_coreset_goes_on_with_the_image_farthest_from_those_chosen():
     line = torch.tensor([[0.0], [4], [7], [10], [-3]])  # 10 is 10 from 0; then 4 is 4 from 0, then 7 and -3 tie at 3
-    assert coreset(evidence(features=line), 5).tolist() == [0, 3, 1, 2, 4]
+    assert coreset(evidence(latents=line), 5).tolist() == [0, 3, 1, 2, 4]
 
 
 def test_coreset_picks_the_recorded_images(oracle):
     with np.load(oracle / "b_coreset.npz", allow_pickle=False) as arrays:
-        picked = coreset(evidence(features=arrays["latents"]), int(arrays["budget"]))
+        picked = coreset(evidence(latents=arrays["latents"]), int(arrays["budget"]))
         assert picked.tolist() == arrays["selected"].tolist()
-        copies = coreset(evidence(features=arrays["dup_latents"]), int(arrays["dup_budget"]))
+        copies = coreset(evidence(latents=arrays["dup_latents"]), int(arrays["dup_budget"]))
         assert copies[:5].tolist() == arrays["dup_selected"][:5].tolist()  # of 5 distinct points; then it repeats image 0
         assert copies[5:].tolist() == [1, 2, 4, 5]
 

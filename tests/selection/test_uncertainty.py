@@ -8,7 +8,16 @@ from sklearn.metrics.pairwise import cosine_distances
 from torch import Tensor, nn
 
 from hybridrepair.images.augment import Normalise
-from hybridrepair.selection.uncertainty import disagreement, distance_to, entropy, normalised, predict, tau_of, unsmoothness
+from hybridrepair.selection.uncertainty import (
+    disagreement,
+    distance_to,
+    entropy,
+    normalised,
+    predict,
+    tau_estimates,
+    tau_of,
+    unsmoothness,
+)
 
 
 class Small(nn.Module):
@@ -64,6 +73,17 @@ def test_measures_equal_numpys():
         assert measures.single_entropy[i].item() == pytest.approx(-sum(q * math.log2(q) for q in p[0, i]))
 
 
+def test_the_guess_is_the_class_of_the_mean_prediction():
+    probs = torch.tensor([[.6, .4, 0], [.1, .5, .4], [.4, .4, .2]]).double()[:, None]  # the clean image alone would say 0
+    assert disagreement(probs).guess.tolist() == [1]
+
+
+def test_both_estimates_of_tau_by_hand():
+    train, field = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    estimates = tau_estimates(train, field, torch.tensor([.2, .3, .7]).double())
+    assert estimates.average == pytest.approx(.4) and estimates.auto == pytest.approx(.4)  # of fewer than 1000 all
+
+
 def test_images_on_which_all_views_agree_have_no_variance():
     measures = disagreement(softmaxes(1, 4, 5).repeat(9, 1, 1))
     assert measures.variance.tolist() == pytest.approx([0] * 4, abs=1e-15)
@@ -74,7 +94,8 @@ def test_images_on_which_all_views_agree_have_no_variance():
 def test_unsmoothness_does_not_depend_on_the_batch_size():
     model = Small()
     whole = unsmoothness(model, NORMALISE, images(13), key=5, batch_size=1000)
-    assert all(values.shape == (13,) and values.dtype == torch.float64 for values in whole)
+    assert all(values.shape == (13,) for values in whole)
+    assert [values.dtype for values in whole] == [torch.float64] * 3 + [torch.int64]
     for batch_size in (1, 9, 20, 13 * 9 - 1):
         for part, values in zip(unsmoothness(model, NORMALISE, images(13), 5, batch_size), whole):
             torch.testing.assert_close(part, values, rtol=0, atol=1e-12)

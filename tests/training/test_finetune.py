@@ -290,6 +290,17 @@ def test_the_loss_of_a_pass_is_the_mean_over_images_whatever_the_batches():
     assert not first.equal(inorder) and not second.equal(inorder) and not first.equal(second)  # shuffled, in each epoch anew
 
 
+@pytest.mark.parametrize("n, lengths", [(63, [63]), (64, [64]), (65, [64]), (200, [64] * 3)])
+def test_a_pass_of_fine_tuning_drops_what_fills_no_batch_where_there_is_one(n, lengths):
+    model = Table(torch.zeros(256, CLASSES))
+    chosen = Labelled(flat(range(n)), torch.zeros(n, dtype=torch.int64))
+    list(finetune(model, PLAIN, Labelled(flat([255]), torch.zeros(1, dtype=torch.int64)), Recipe(1), chosen))
+    seen = [len(x) for x in model.seen[1:]]  # the first decides what to replay: the one train image
+    assert seen == ([n + 1] if n < 63 else [64] * ((n + 1) // 64))
+    loss, count = supervised_pass(model, sgd(model), PLAIN, none(), torch.empty(0, dtype=torch.int64), chosen, 0.1, 1, 1, whole=True)
+    assert count == sum(lengths) and loss.item() == pytest.approx(math.log(3), abs=0.2)
+
+
 def test_a_pass_shuffles_and_augments_anew_in_each_epoch_and_repeats_for_a_seed():
     train, replay = Labelled(noise(60).images, torch.zeros(60, dtype=torch.int64)), torch.arange(60)
 
@@ -342,13 +353,14 @@ def steps(monkeypatch) -> list[tuple]:
     return taken
 
 
-def draw(n_train: int, n_pool: int, weights=None, known=None, replay=None, seed: int = 1, epoch: int = 1):
+def draw(n_train: int, n_pool: int, weights=None, known=None, replay=None, seed: int = 1, epoch: int = 1, once: bool = False):
     """An SSL pass over flat images, numbered; the label of a train image is its number modulo 3."""
     train = Labelled(flat(np.arange(n_train) % 256), torch.arange(n_train) % CLASSES)
     weights = np.ones(n_pool) if weights is None else np.asarray(weights, dtype=float)
     known = torch.full((n_pool,), UNKNOWN) if known is None else known
     replay = torch.arange(n_train) if replay is None else replay
-    return ssl_pass(None, None, PLAIN, train, replay, flat(np.arange(n_pool) % 256), weights, known, 100.0, seed, epoch)
+    unlabelled = Unlabelled(weights, once)
+    return ssl_pass(None, None, PLAIN, train, replay, flat(np.arange(n_pool) % 256), unlabelled, known, 100.0, seed, epoch)
 
 
 @pytest.mark.parametrize("n_train, n_pool, expected", [
@@ -389,7 +401,7 @@ def test_replayed_images_come_all_before_any_comes_again_and_with_their_labels(s
     draw(200, 250, replay=replay)
     numbers = torch.cat([numbers_of(inputs) for inputs, *_ in steps])
     assert len(numbers) == 192 and numbers[:100].sort().values.equal(replay) and not numbers[:100].equal(replay)
-    assert len(numbers[100:].unique()) == 92
+    assert len(numbers[100:].unique()) == 92 and not numbers[100:].equal(numbers[:92])  # in another order
     assert torch.cat([labels for _, labels, *_ in steps]).equal(numbers % CLASSES)
 
 
@@ -408,7 +420,8 @@ def test_an_ssl_pass_augments_what_is_replayed_and_gives_views_after_the_clean_i
 
     def given(seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Replayed inputs, clean images and views."""
-        ssl_pass(None, None, PLAIN, train, torch.arange(64), pool, np.ones(64), torch.full((64,), UNKNOWN), 100.0, seed, epoch)
+        unlabelled = Unlabelled(np.ones(64))
+        ssl_pass(None, None, PLAIN, train, torch.arange(64), pool, unlabelled, torch.full((64,), UNKNOWN), 100.0, seed, epoch)
         return steps[-1][0].flatten(1), *steps[-1][2].flatten(1).split([64, 8 * 64])
 
     def shared(some: Tensor, others: Tensor) -> float:
@@ -423,6 +436,35 @@ def test_an_ssl_pass_augments_what_is_replayed_and_gives_views_after_the_clean_i
     for seed, epoch in ((1, 2), (2, 1)):
         other = given(seed, epoch)
         assert shared(inputs, other[0]) < 0.25 and shared(views, other[2]) < 0.3 and not clean.equal(other[1])
+
+
+def test_an_image_that_comes_again_is_augmented_anew(steps):
+    some = noise(1).images
+    zero, unknown = torch.zeros(1, dtype=torch.int64), torch.full((1,), UNKNOWN)
+    ssl_pass(None, None, PLAIN, Labelled(some, zero), zero, some, Unlabelled(np.ones(1)), unknown, 1.0, 1, 1)
+    (inputs, _, views, *_), = steps
+    assert len(inputs.flatten(1).unique(dim=0)) > 12  # of 2 x 3 x 3 ways to flip and crop
+    assert len(views[BATCH:2 * BATCH].flatten(1).unique(dim=0)) > 40 and len(views[:BATCH].flatten(1).unique(dim=0)) == 1
+
+
+@pytest.mark.parametrize("n_train, n_pool, weighed, expected", [
+    (10, 200, 200, 3), (10, 200, 130, 2), (300, 100, 70, 4), (5, 50, 50, 1)])
+def test_baselines_take_each_remaining_image_once_before_any_again(steps, n_train, n_pool, weighed, expected):
+    weights = np.zeros(n_pool)
+    weights[np.random.default_rng(0).permutation(n_pool)[:weighed]] = 1
+    draw(n_train, n_pool, weights, once=True)
+    numbers = torch.cat([numbers_of(views[:BATCH]) for _, _, views, *_ in steps])
+    assert len(steps) == expected and set(numbers.tolist()) <= set(weights.nonzero()[0].tolist())
+    count = numbers.bincount(minlength=n_pool)[torch.from_numpy(weights > 0)]
+    assert count.max() - count.min() <= 1 and not numbers.equal(numbers.sort().values)
+
+
+def test_what_is_replayed_is_decided_before_each_pass(steps, monkeypatch):
+    model, asked = Small(), []
+    monkeypatch.setattr(module, "replay_of", lambda model, normalise, train, size: (
+        asked.append(weights_of(model)), torch.arange(len(asked)))[1])
+    tuned(model, Recipe(2, lr=0.1))
+    assert len(asked) == 4 and not same(asked[0], asked[1])  # between them the supervised pass has trained
 
 
 # --- batch norm
@@ -529,13 +571,13 @@ def test_either_pass_learns_what_the_labels_of_the_field_say(ssl):
 
 @pytest.mark.parametrize("ssl, chosen", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("estimated", [True, False])
-def test_statistics_after_an_epoch_are_those_of_the_replayed_images_unless_told_otherwise(estimated, ssl, chosen):
-    model, train = Small(), noise(130)
-    replay = replay_of(model, NORMALISE, train, 256)
+def test_statistics_after_an_epoch_are_those_of_the_images_replayed_last_where_that_is_asked_for(estimated, ssl, chosen, monkeypatch):
+    model, train, replays = Small(), noise(130), []
+    monkeypatch.setattr(module, "replay_of", lambda *given: (replays.append(replay_of(*given)), replays[-1])[1])
     tuned(model, Recipe(1, estimated_statistics=estimated), ssl, chosen)
     expected = copy.deepcopy(model)
-    estimate_statistics(expected, NORMALISE, statistics_images(train, replay, Recipe().seed, 1))
-    assert 0 < len(replay) < 130
+    estimate_statistics(expected, NORMALISE, statistics_images(train, replays[-1], Recipe().seed, 1))
+    assert 0 < len(replays[-1]) < 130
     close = [torch.allclose(*values, rtol=1e-6) for values in zip(model.buffers(), expected.buffers())]
     assert all(close) if estimated else not any(close[:2])  # mean and variance of the first layer
 
