@@ -217,7 +217,7 @@ def whole_run(scale: float) -> Case:
             ["--dataset", "digits", "--data_root", str(kept / "dataset"), "--checkpoint_path", folder.name, "--save_path",
              folder.name, "--n_epochs", str(max(1, round(10 * scale))), "--device", "cpu"]))
         task = scenario.Scenario(repair.parse_args(call))
-        start = task.model.state_dict()  # its own fine-tuning, which comes before every repair, is done for both
+        start = task.models.tuned.state_dict()  # its own fine-tuning, which comes before every repair, is done for both
 
     def ours() -> float:
         _ = folder  # lives as long as the case

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hybridrepair.base import checkpoint
 from hybridrepair.images.data import UNKNOWN
 from hybridrepair.run import plots, report
+from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import semi_supervised
 from hybridrepair.selection.strategies import SOLUTIONS, Selection, nothing, select
@@ -17,9 +18,10 @@ from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
 
 def repair(task: Scenario, results: report.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
-    args, pool = task.args, task.pool
+    args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):
-        before, acc_raw, acc_before = task.predictions_of(task.model), task.accuracy_of(task.raw_model), task.accuracy_of(task.model)
+        before = task.predictions_of(models.tuned)
+        acc_raw, acc_before = task.accuracy_of(models.raw), task.accuracy_of(models.tuned)
     print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: pool {pool.n}, budget {task.budget}, "
           f"T2 acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair", flush=True)
     with task.stage("select"):
@@ -30,7 +32,7 @@ def repair(task: Scenario, results: report.Run) -> None:
            "propagation_acc": training.propagation_acc, **training.taus, "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw,
            "acc_before": acc_before, **training.start}
     print(line_of_selection(row), flush=True)
-    model = task.to_repair()
+    model = models.to_repair()
     epochs = training.run(model)
     write(task, results, selection, answers, model, epochs, before, row)
 
@@ -94,7 +96,7 @@ class Training:
         known = torch.from_numpy(self.labels).to(task.device)
         chosen = Labelled(pool.images[labelled], known[labelled]) if annotates(task.args) else None
         epochs = []
-        for record in finetune(model, task.normalise, task.train, task.recipe("repair", task.seed), chosen, pool=pool.images,
+        for record in finetune(model, task.normalise, task.train, recipe_of(task.args, "repair", task.seed), chosen, pool=pool.images,
                                known=known, unlabelled=self.unlabelled):
             task.seconds["finetune"] = task.seconds.get("finetune", 0) + record["seconds"]
             with task.stage("measure"):

@@ -1,5 +1,4 @@
 """A scenario: the model under repair, its train set, T2, the pool and its annotator, as the flags of a repair name them."""
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,33 +9,19 @@ import torch
 from torch import nn
 
 from hybridrepair.base import checkpoint
-from hybridrepair.base.device import device_of, on_machine
-from hybridrepair.base.errors import UserError
+from hybridrepair.base.device import device_of
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
-from hybridrepair.images.randomness import SEED, key
+from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
 from hybridrepair.run.annotation import budget_of, oracle_of
+from hybridrepair.run.models import Models, checkpoint_path
 from hybridrepair.selection.clustering import regions
 from hybridrepair.selection.features import MODEL, extractor_path
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
-from hybridrepair.training import baseline
-from hybridrepair.training.finetune import Labelled, Recipe, accuracy
-from mymodels import create
-
-
-def checkpoint_path(args) -> Path:
-    """Where the model under repair lies. UserError if it does not."""
-    name = f"{args.model2test_arch}_{args.model_number}_b.t7"
-    path = Path(args.model2test_path) if args.model2test_path else checkpoint.place(args.dataset, "ckpt_bias", name)
-    if not (path.suffix == ".t7" or path.is_file()):
-        path /= name
-    if not path.is_file():
-        raise UserError(f"there is no model under repair {path}; train it with DATASET={args.dataset} MODEL={args.model2test_arch} "
-                        f"MODEL_NOS={args.model_number} sh train.sh, or give --model2test_path")
-    return path
+from hybridrepair.training.finetune import Labelled, accuracy
 
 
 def biased_folder(args, model: Path) -> Path:
@@ -110,41 +95,14 @@ class Scenario:
         args = self.args
         cut = partial(regions, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
                       min_samples=args.min_samples, cell_size=args.cell_size)
-        return Pool(self.dataset, self.raw_model, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
+        return Pool(self.dataset, self.models.raw, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
 
-    # --- models
-
-    def _loaded(self) -> nn.Module:
-        """The model under repair as its checkpoint has it, where and as the flags have it compute."""
-        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
-        checkpoint.load_weights(model, self.checkpoint_path)
-        return on_machine(model, self.args, self.device)
+    # --- models and T2
 
     @cached_property
-    def raw_model(self) -> nn.Module:
-        return self._loaded()
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The model under repair after fine-tuning on its own train set: what every repair starts from."""
-        model, recipe = self._loaded(), self.recipe("baseline", SEED)  # one for all seeds, so that their results compare
-        made_of = baseline.settings_of(recipe, self.train, self.weights) | settings.rounding(self.args)
-        path = baseline.path_of(self.checkpoint_path, made_of)
-        baseline.tune(model, path, self.normalise, self.train, recipe, made_of, self.accuracy_of)
-        return model
-
-    def to_repair(self) -> nn.Module:
-        """A copy of `model` to be trained on, compiled where the flags say so, which a copy is not by itself."""
-        model = copy.deepcopy(self.model)
-        if self.args.compile:
-            model.compile()
-        return model
-
-    def recipe(self, stage: str, seed: int) -> Recipe:
-        """How to fine-tune; the stage belongs to every draw, so that none sees what another with the same seed has seen."""
-        args = self.args
-        return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, key(seed, stage),
-                      estimated_statistics=args.estimated_statistics, batch_size=self.batch_size)
+    def models(self) -> Models:
+        return Models(self.args, self.checkpoint_path, self.weights, self.dataset, self.device, self.normalise, self.train,
+                      self.accuracy_of)
 
     def predictions_of(self, model: nn.Module) -> torch.Tensor:
         """Predicted classes of T2, int64 [N]."""
@@ -157,9 +115,9 @@ class Scenario:
     @cached_property
     def tau_estimates(self) -> Tau:
         """Both estimates of the smoothness threshold, by the model under repair as its checkpoint has it."""
-        t2 = normalised(unsmoothness(self.raw_model, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
+        t2 = normalised(unsmoothness(self.models.raw, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
                                      title="unsmoothness of T2").mean_entropy)
-        train, field = (predict(self.raw_model, self.normalise, images, self.batch_size)[0]
+        train, field = (predict(self.models.raw, self.normalise, images, self.batch_size)[0]
                         for images in (self.train.images, self.t2.images))
         return tau_estimates(train, field, t2)
 

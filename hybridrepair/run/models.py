@@ -1,0 +1,72 @@
+"""The model under repair in its three forms: as its checkpoint has it, fine-tuned on its own train set, and copies to repair."""
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hybridrepair.base import checkpoint
+from hybridrepair.base.device import on_machine
+from hybridrepair.base.errors import UserError
+from hybridrepair.images.augment import Normalise
+from hybridrepair.images.data import Dataset
+from hybridrepair.images.randomness import SEED, key
+from hybridrepair.run.settings import rounding
+from hybridrepair.training import baseline
+from hybridrepair.training.finetune import Labelled, Recipe
+from mymodels import create
+
+
+def checkpoint_path(args) -> Path:
+    """Where the model under repair lies. UserError if it does not."""
+    name = f"{args.model2test_arch}_{args.model_number}_b.t7"
+    path = Path(args.model2test_path) if args.model2test_path else checkpoint.place(args.dataset, "ckpt_bias", name)
+    if not (path.suffix == ".t7" or path.is_file()):
+        path /= name
+    if not path.is_file():
+        raise UserError(f"there is no model under repair {path}; train it with DATASET={args.dataset} MODEL={args.model2test_arch} "
+                        f"MODEL_NOS={args.model_number} sh train.sh, or give --model2test_path")
+    return path
+
+
+def recipe_of(args, stage: str, seed: int) -> Recipe:
+    """How to fine-tune; the stage belongs to every draw, so that none sees what another with the same seed has seen."""
+    return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, key(seed, stage),
+                  estimated_statistics=args.estimated_statistics, batch_size=args.batch_size)
+
+
+class Models:
+    """The model under repair in `path`, whose digest is `weights`, in its forms; each is made when first asked for."""
+
+    def __init__(self, args, path: Path, weights: str, dataset: Dataset, device: torch.device, normalise: Normalise, train: Labelled,
+                 accuracy_of: Callable[[nn.Module], float]):
+        self.args, self.path, self.weights, self.dataset, self.device = args, path, weights, dataset, device
+        self.normalise, self.train, self.accuracy_of = normalise, train, accuracy_of
+
+    def _loaded(self) -> nn.Module:
+        """As the checkpoint has it, where and as the flags have it compute."""
+        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
+        checkpoint.load_weights(model, self.path)
+        return on_machine(model, self.args, self.device)
+
+    @cached_property
+    def raw(self) -> nn.Module:
+        """As the checkpoint has it: what selects."""
+        return self._loaded()
+
+    @cached_property
+    def tuned(self) -> nn.Module:
+        """After fine-tuning on its own train set: what every repair starts from."""
+        model, recipe = self._loaded(), recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
+        settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args)
+        baseline.tune(model, baseline.path_of(self.path, settings), self.normalise, self.train, recipe, settings, self.accuracy_of)
+        return model
+
+    def to_repair(self) -> nn.Module:
+        """A copy of the tuned one to be trained on, compiled where the flags say so, which a copy is not by itself."""
+        model = copy.deepcopy(self.tuned)
+        if self.args.compile:
+            model.compile()
+        return model
