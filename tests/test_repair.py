@@ -1,8 +1,12 @@
 """repair.py and selection.py as their users call them: what a run gives, leaves, repeats and refuses."""
 import csv
 import json
+import os
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,7 @@ from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.selection.uncertainty import Tau
 from hybridrepair.training import baseline, classifier
 
+ROOT = Path(__file__).parents[1]
 FLAGS = ["--dataset", "small", "--data_path", "data", "--fe", "model2test", "--u_weight", "--p_budget", "5",
          "--retrain_epoch", "2", "--retrain_lr", "0.01", "--device", "cpu"]
 
@@ -402,6 +407,76 @@ def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_s
     run("--save_path", "cut")
     whole, cut = rows("whole")[0], rows("cut")[0]
     assert [whole[name] for name in ("acc_before", "acc_after")] == [cut[name] for name in ("acc_before", "acc_after")]
+
+
+KILLED = """
+import os, signal, sys
+import repair
+from hybridrepair.run import report
+from hybridrepair.training import finetune
+name, last, calls = sys.argv.pop(1), int(sys.argv.pop(1)), []
+module = report if name == "write_selected" else finetune
+genuine = getattr(module, name)
+def deadly(*args, **more):
+    calls.append(1)
+    if len(calls) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return genuine(*args, **more)
+setattr(module, name, deadly)
+repair.main(repair.parse_args())
+"""
+
+
+def killed(name: str, call: int, *flags: str) -> None:
+    """Run repair.py until the n-th call of a function, at which it kills itself."""
+    done = subprocess.run([sys.executable, "-c", KILLED, name, str(call), *FLAGS, *flags], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+
+
+def told(folder: Path) -> dict[str, object]:
+    """All that a run leaves, without what it says of time and memory."""
+    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".csv", ".t7", ".png")}
+    record = json.loads((folder / "run.json").read_text())
+    epochs = [{name: value for name, value in each.items() if "seconds" not in name} for each in record["epochs"]]
+    return content | {"epochs": epochs, "result": {name: value for name, value in record["result"].items() if "seconds" not in name}}
+
+
+@pytest.mark.parametrize("kills", [
+    [("ssl_step", 2)], [("ssl_step", 4)], [("ssl_step", 6)], [("ssl_step", 2), ("ssl_step", 1), ("ssl_step", 3)],
+    [("smoothed_loss", 1)], [("smoothed_loss", 3)], [("write_selected", 1)]],
+    ids=lambda kills: "_".join(f"{name}_{call}" for name, call in kills))
+def test_a_repair_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(field, kills, whole_repair, capsys):
+    for kill in kills:
+        killed(*kill, *RESUMED)
+    run(*RESUMED)
+    out = capsys.readouterr().out
+    assert ("going on after epoch" in out) == (kills != [("smoothed_loss", 1)])  # a supervised pass is not saved in its midst
+    assert told(folder_of(rows()[0])) == whole_repair
+    assert not list(field.rglob("*.partial.t7"))
+
+
+RESUMED = ["--auto_tao", "--save_every", "0"]  # 2 or 3 supervised batches and 3 SSL steps in each of 2 epochs
+
+
+@pytest.fixture(scope="module")
+def whole_repair(trained, tmp_path_factory) -> dict:
+    """What an undisturbed repair leaves."""
+    folder = tmp_path_factory.mktemp("whole")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(*RESUMED)
+        return told(folder_of(rows()[0]))
+
+
+def test_a_baseline_that_was_killed_goes_on_and_is_the_same(field):
+    (path,) = baselines()
+    whole = path.read_bytes()
+    path.unlink()
+    killed("smoothed_loss", 2, "--solution", "random")  # in its second epoch: of 120 images or fewer one batch is whole
+    assert [each.name.endswith(".partial.t7") for each in baselines()] == [True]
+    run("--solution", "random")
+    assert path.read_bytes() == whole and len(baselines()) == 1
 
 
 # --- annotators

@@ -2,7 +2,8 @@
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,6 +95,29 @@ def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
                        for name in settings | found if found.get(name) != settings.get(name)) if isinstance(found, dict) else ""
     raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another folder, or replace "
                     "it by --force")
+
+
+class Kept:
+    """The state of a training in `path`, from which the same command goes on: made with `settings`, and written now and then.
+
+    UserError where the file was made with other settings or is damaged, unless `force` replaces it.
+    """
+
+    def __init__(self, path: Path, settings: dict, every: float, force: bool = False):
+        self.path, self.settings, self.every = path, settings, every
+        self.state = made_with(path, settings, force)
+        self.written = time.perf_counter()
+
+    def save(self, state: Callable[[], dict], due: bool = False) -> None:
+        """Write the state that the function gives, at once or, with `due`, only where `every` seconds have passed since the last."""
+        if due and time.perf_counter() - self.written < self.every:
+            return
+        save(self.path, {"settings": self.settings, **state()})
+        self.written = time.perf_counter()
+
+    def remove(self) -> None:
+        """Remove the file: what it was for is finished."""
+        self.path.unlink(missing_ok=True)
 
 
 def load_weights(model: nn.Module, path: Path | str) -> dict:

@@ -116,6 +116,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--save_path", help="folder of results.csv and of a folder for each run (default: "
                        "save/<dataset>_<model>)")
     group.add_argument("--force", action="store_true", help="do again what is done already, and replace its results")
+    group.add_argument("--save_every", type=number(float, 0), default=120, help="seconds between writes of the state within an epoch, "
+                       "from which the same command goes on if it is interrupted; it is written after each epoch too")
     add_published(parser, step=int, latent_space_plot=None, tcp=int)
     add_machine(parser)
     return parser

@@ -33,8 +33,10 @@ def repair(task: Scenario, results: report.Run) -> None:
            "acc_before": acc_before, **training.start}
     print(line_of_selection(row), flush=True)
     model = models.to_repair()
-    epochs = training.run(model)
+    kept = checkpoint.Kept(results.folder / "repair.partial.t7", results.identity, args.save_every)
+    epochs = training.run(model, kept)
     write(task, results, selection, answers, model, epochs, before, row)
+    kept.remove()
 
 
 def annotates(args) -> bool:
@@ -89,20 +91,24 @@ class Training:
                 "guess_acc_trusted": report.right(self.task.pool, guess, self.mask & (self.labels == UNKNOWN)),
                 "guess_acc_propagated": report.right(self.task.pool, guess, self.propagated)}
 
-    def run(self, model: nn.Module) -> list[dict]:
-        """Fine-tune `model` in place; a record for each epoch, of which a line is printed."""
+    def run(self, model: nn.Module, kept: checkpoint.Kept) -> list[dict]:
+        """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, of which a line is printed."""
         task, pool = self.task, self.task.pool
         labelled = torch.from_numpy(np.flatnonzero(self.labels != UNKNOWN)).to(task.device)
         known = torch.from_numpy(self.labels).to(task.device)
         chosen = Labelled(pool.images[labelled], known[labelled]) if annotates(task.args) else None
-        epochs = []
+        epochs = [*kept.state["records"]] if kept.state else []
+        if kept.state:
+            print(f"going on after epoch {len(epochs)}, from {kept.path}", flush=True)
         for record in finetune(model, task.normalise, task.train, recipe_of(task.args, "repair", task.seed), chosen, pool=pool.images,
-                               known=known, unlabelled=self.unlabelled):
-            task.seconds["finetune"] = task.seconds.get("finetune", 0) + record["seconds"]
-            with task.stage("measure"):
-                self.measure(model, record)
+                               known=known, unlabelled=self.unlabelled, kept=kept):
+            start = time.perf_counter()
+            self.measure(model, record)
+            record["seconds_measure"] = time.perf_counter() - start
             epochs.append(record)
             print(line_of(record, task.args.retrain_epoch), flush=True)
+        task.seconds |= {"finetune": sum(record["seconds"] for record in epochs),
+                         "measure": sum(record["seconds_measure"] for record in epochs)}
         return epochs
 
     def measure(self, model: nn.Module, record: dict) -> None:
@@ -126,7 +132,7 @@ def write(task: Scenario, results: report.Run, selection: Selection, answers: np
             "acc_best": max(each["acc"] for each in epochs), "fixed": int((~right_before & right_after).sum()),
             "broken": int((right_before & ~right_after).sum()),
             **{f"{name}_after": last.get(name) for name in ("unsmoothness", "guess_acc_trusted", "guess_acc_propagated")},
-            **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": time.perf_counter() - task.started,
+            **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": sum(task.seconds.values()),
             "versions": report.versions(), "device": report.device_name(task.device)}
     report.write_selected(results.folder / "selected.csv", task.pool, selection, answers)
     checkpoint.save(results.folder / f"{task.checkpoint_path.stem}_repaired.t7",

@@ -47,7 +47,6 @@ class Scenario:
 
     def __init__(self, args):
         self.args, self.seconds = args, {}
-        self.started = time.perf_counter()
         args.solution = PUBLISHED_NAMES.get(args.solution, args.solution)
         if not (args.sel_l_data or args.sel_u_data):
             args.sel_l_data = args.sel_u_data = True

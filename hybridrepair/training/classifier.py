@@ -37,15 +37,13 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    partial = path.with_suffix(".partial.t7")
-    state = checkpoint.made_with(partial, settings, args.force)
-    if state:
+    kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, args.save_every, args.force)
+    state = kept.state or {"epoch": 0, "best": {"acc": -1.0}, "log": []}
+    if kept.state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        print(f"going on after epoch {state['epoch']}, from {partial}")
-    else:
-        state = {"epoch": 0, "best": {"acc": -1.0}, "log": []}
-    best, lines, saved = state["best"], state["log"], time.perf_counter()
+        print(f"going on after epoch {state['epoch']}, from {kept.path}")
+    best, lines = state["best"], state["log"]
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs)
@@ -64,11 +62,10 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
               f"{n / seconds:.0f} images/s", flush=True)
-        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
-            checkpoint.save(partial, {"settings": settings, "epoch": epoch, "best": best, "log": lines,
-                                      "model": model.state_dict(), "optimizer": optimizer.state_dict()})
-            saved = time.perf_counter()
+        if epoch < args.n_epochs:
+            kept.save(lambda: {"epoch": epoch, "best": best, "log": lines, "model": model.state_dict(),  # noqa: B023  # called at once
+                               "optimizer": optimizer.state_dict()}, due=True)
     checkpoint.save(path, {**best, "settings": settings})
-    partial.unlink(missing_ok=True)
+    kept.remove()
     last = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
     print(f"val acc best/last: {best['acc']:.2f} (epoch {best['epoch']})/{last:.2f}; saved {path}")

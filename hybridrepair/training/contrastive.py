@@ -78,17 +78,16 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
-    partial = path.with_name(path.name.replace(".", ".partial.", 1))
-    state = checkpoint.made_with(partial, settings, args.force)
+    kept = checkpoint.Kept(path.with_name(path.name.replace(".", ".partial.", 1)), settings, args.save_every, args.force)
+    state = kept.state
     if state:
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
-        print(f"going on after epoch {state['epoch']}, from {partial}")
+        print(f"going on after epoch {state['epoch']}, from {kept.path}")
     else:
         state = {"settings": settings, "epoch": 0, "knn": {0: knn_accuracy(model, normalise, *known)}}
         print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
 
-    saved = time.perf_counter()
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
         loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
@@ -102,9 +101,8 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
                             "and --force")
         print(line, flush=True)
         state["epoch"] = epoch
-        if time.perf_counter() - saved >= args.save_every and epoch < args.n_epochs:
-            checkpoint.save(partial, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
-            saved = time.perf_counter()
+        if epoch < args.n_epochs:
+            kept.save(lambda: {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, due=True)
     checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
-    partial.unlink(missing_ok=True)
+    kept.remove()
     print(f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; saved {path}")

@@ -4,7 +4,7 @@ Sources: HybridRepair (Li, Chen, Xu, ISSTA 2022); Berthelot et al., "MixMatch", 
 """
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridrepair.base.checkpoint import Kept
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise, flip_and_crop, views_of
@@ -188,11 +189,13 @@ class Unlabelled:
 
 
 def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
-             pool: Tensor, unlabelled: Unlabelled, known: Tensor, lam_ul: float, seed: int, epoch: int) -> tuple[Tensor, int]:
+             pool: Tensor, unlabelled: Unlabelled, known: Tensor, lam_ul: float, seed: int, epoch: int, done: int = 0,
+             total: float = 0.0, after: Callable[[int, Tensor], None] = lambda step, losses: None) -> tuple[Tensor, int]:
     """One epoch of SSL: replayed train images in shuffled rounds beside images of the pool uint8 [N, H, W, C].
 
     known int64 [N] holds annotated and propagated labels, UNKNOWN elsewhere. What an image looks like follows from its place in
     the epoch, so that it is augmented anew each time it comes. Returns the mean loss and the number of images drawn from the pool.
+    `after` is told after each step how many are done and the sum of their losses; given these, a pass goes on from there.
     """
     rng = generator(key(seed, "ssl", epoch))
     device = pool.device
@@ -201,14 +204,20 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
     replayed = replay[torch.from_numpy(rounds(rng, np.arange(len(replay)), steps * BATCH)).to(device)]
     place = torch.arange(steps * BATCH, device=device)
     transform, augmix = key(seed, "ssl train transform", epoch), key(seed, "ssl views", epoch)
-    total = torch.zeros((), device=device)
-    for x, u, at in zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH), place.split(BATCH)):
+    losses = torch.tensor(total, device=device)
+    batches = zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH), place.split(BATCH))
+    for step, (x, u, at) in enumerate(batches, 1):
+        share = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA)
+        perm = rng.permutation(BATCH * (2 + VIEWS))
+        if step <= done:
+            continue
         inputs = normalise(flip_and_crop(train.images[x], transform, at))
         views = views_of(pool[u], normalise, augmix, at, VIEWS)
-        share = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA)
-        perm = torch.from_numpy(rng.permutation(len(inputs) + len(views))).to(device)
-        total += ssl_step(model, optimizer, inputs, train.labels[x], views, known[u], max(share, 1 - share), perm, lam_ul)
-    return total / steps, steps * BATCH
+        losses += ssl_step(model, optimizer, inputs, train.labels[x], views, known[u], max(share, 1 - share),
+                           torch.from_numpy(perm).to(device), lam_ul)
+        if step < steps:
+            after(step, losses)
+    return losses / steps, steps * BATCH
 
 
 @torch.no_grad()
@@ -241,30 +250,60 @@ def statistics_images(train: Labelled, replay: Tensor, seed: int, epoch: int) ->
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
              smoothing: float = SMOOTHING, pool: Tensor | None = None, known: Tensor | None = None,
-             unlabelled: Unlabelled | None = None) -> Iterator[dict]:
+             unlabelled: Unlabelled | None = None, kept: Kept | None = None) -> Iterator[dict]:
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
     `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]. What is
-    replayed is decided before each pass. UserError when the loss is no longer finite.
+    replayed is decided before each pass. The state goes to `kept` after each epoch, with what the caller has added to its record and
+    the weights of `unlabelled` as they are by then, and now and then within an SSL pass; from its last state it goes on, and ends as
+    if it had not been interrupted. UserError when the loss is no longer finite.
     """
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
-    for epoch in range(1, recipe.epochs + 1):
-        start = time.perf_counter()
-        losses: list[Tensor | None] = [None, None]
-        images = 0
-        if chosen is not None:
+    state = kept.state if kept and kept.state else {"records": [], "halfway": None}
+    records: list[dict] = state["records"]
+    if "model" in state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if unlabelled is not None:
+            unlabelled.weights = state["weights"].numpy()
+
+    def keep(halfway: Callable[[], dict] | None = None) -> None:
+        """Save the state; within an SSL pass only where that is due."""
+        if kept:
+            kept.save(lambda: {"records": records, "halfway": halfway and halfway(), "model": model.state_dict(),
+                               "optimizer": optimizer.state_dict(),
+                               "weights": torch.from_numpy(unlabelled.weights) if unlabelled else None}, due=halfway is not None)
+
+    def passes(record: dict, replay: Tensor | None = None, step: int = 0, total: float = 0.0) -> None:
+        """Both passes of an epoch into its record; given a replay, from that step of the SSL pass on."""
+        start, spent, epoch = time.perf_counter(), record["seconds"], record["epoch"]
+        replay = None if replay is None else replay.to(train.labels.device)
+
+        def after(step: int, total: Tensor) -> None:
+            keep(lambda: {"record": record | {"seconds": spent + time.perf_counter() - start}, "replay": replay, "step": step,
+                          "total": total.item()})
+
+        if chosen is not None and replay is None:
             replay = replay_of(model, normalise, train, recipe.batch_size)
-            losses[0], n = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch,
-                                           whole=True)
-            images += n
+            loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch,
+                                                     whole=True)
+            record["loss"] = loss.item()
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
-            replay = replay_of(model, normalise, train, recipe.batch_size)
-            losses[1], n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled, known, recipe.lam_ul,
-                                    recipe.seed, epoch)
-            images += n
-        if recipe.estimated_statistics and images:
+            if replay is None or not step:
+                replay = replay_of(model, normalise, train, recipe.batch_size)
+            loss, n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed, epoch,
+                               step, total, after)
+            record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
+        if recipe.estimated_statistics and replay is not None:
             estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch))
-        loss, ssl = (value.item() if value is not None else None for value in losses)
-        if not all(math.isfinite(value) for value in (loss, ssl) if value is not None):
+        record["seconds"] = spent + time.perf_counter() - start
+
+    for epoch in range(len(records) + 1, recipe.epochs + 1):
+        begun = state.pop("halfway", None) or {"record": {"epoch": epoch, "loss": None, "ssl_loss": None, "images": 0, "seconds": 0.0}}
+        passes(**begun)
+        record = begun["record"]
+        if not all(math.isfinite(record[name]) for name in ("loss", "ssl_loss") if record[name] is not None):
             raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")
-        yield {"epoch": epoch, "loss": loss, "ssl_loss": ssl, "images": images, "seconds": time.perf_counter() - start}
+        yield record
+        records.append(record)
+        keep()
