@@ -21,7 +21,7 @@ from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.clustering import NOISE, regions
 from hybridrepair.selection.strategies import badge, coreset
 from hybridrepair.selection.uncertainty import unsmoothness
-from hybridrepair.training.finetune import BATCH, Labelled, ssl_pass, supervised_pass
+from hybridrepair.training.finetune import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass
 from mymodels import create
 from mymodels.depthwise import Depthwise
 
@@ -116,8 +116,8 @@ def ssl_steps(scale: float) -> Case:
 
     def ours() -> None:
         model, train = network("ours"), Labelled(torch.from_numpy(images), torch.from_numpy(labels))
-        ssl_pass(model, optimizer_of(model), normalise, train, torch.arange(n), train.images, np.ones(n),
-                 torch.from_numpy(known), 100.0, 0, 1)
+        ssl_pass(model, optimizer_of(model), normalise, train, torch.arange(n), train.images,
+                 Unlabelled(np.ones(n)), torch.from_numpy(known), 100.0, 0, 1)
 
     def theirs() -> None:
         model = network("published")
@@ -154,6 +154,10 @@ class Evidence(NamedTuple):
     probs: torch.Tensor
     features: torch.Tensor
 
+    @property
+    def latents(self) -> torch.Tensor:
+        return self.features
+
 
 def evidence_of(n: int) -> Evidence:
     features = torch.from_numpy(features_of(n, 1024))
@@ -181,11 +185,11 @@ def badge_selection(scale: float) -> Case:
 
 
 def inertia(points: np.ndarray, label: np.ndarray) -> float:
-    """Sum of squared distances to the centroids of clusters, noise left out."""
+    """Mean squared distance of the points that are not noise to the centroids of their clusters."""
     kept = label >= 0
     points, label = points[kept].astype(np.float64), label[kept]
     centre = np.stack([np.bincount(label, column) for column in points.T], axis=1) / np.bincount(label)[:, None]
-    return float(((points - centre[label]) ** 2).sum())
+    return float(((points - centre[label]) ** 2).sum() / len(points))
 
 
 def noise_and_regions(scale: float) -> Case:
@@ -195,8 +199,8 @@ def noise_and_regions(scale: float) -> Case:
     def agreement(ours: np.ndarray, theirs: np.ndarray) -> str:
         differ = int(((ours == NOISE) != (theirs == NOISE)).sum())
         ratio = inertia(points, ours) / inertia(points, theirs)
-        noise = f"same noise set ({(ours == NOISE).sum():,})" if differ == 0 else f"noise differs in {differ} points"
-        return f"{noise}, inertia {100 * (ratio - 1):+.2f} %"
+        noise = f"same noise set ({(ours == NOISE).sum():,})" if differ == 0 else f"noise differs in {differ} of {len(ours):,} points"
+        return f"{noise}, inertia of a point {100 * (ratio - 1):+.2f} %"
 
     return Case(f"{n:,} x 64", lambda: regions(torch.from_numpy(points), budget).label.numpy(),
                 lambda: published.regions(points, budget)[0], agreement)

@@ -31,7 +31,7 @@ from hybridrepair.images.augment import Normalise  # noqa: E402
 from hybridrepair.run.flags import add_machine, number  # noqa: E402
 from hybridrepair.selection.clustering import regions  # noqa: E402
 from hybridrepair.selection.uncertainty import unsmoothness  # noqa: E402
-from hybridrepair.training.finetune import BATCH, Labelled, ssl_pass, supervised_pass  # noqa: E402
+from hybridrepair.training.finetune import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass  # noqa: E402
 from mymodels import create  # noqa: E402
 from run import RESULTS, machine  # noqa: E402
 
@@ -109,7 +109,7 @@ def main() -> None:
             lambda: supervised_pass(model, optimizer, normalise, train, every, none, 0.0, 0, 1), 3 * n, 3 * n),
         f"SSL pass, {steps} steps of 64 + 64 x 9 images": (
             lambda: ssl_pass(model, optimizer, normalise, train, every[:steps * BATCH], images[:steps * BATCH],
-                             torch.ones(steps * BATCH).numpy(), known, 100.0, 0, 1), steps * BATCH * (9 + 3 * 10),
+                             Unlabelled(torch.ones(steps * BATCH).numpy()), known, 100.0, 0, 1), steps * BATCH * (9 + 3 * 10),
             steps * BATCH * (9 + 3 * 10)),
         f"unsmoothness pass, {pool:,} x 9 views": (
             lambda: unsmoothness(model, normalise, images[:pool], 1, 4608), 9 * pool, 9 * pool),

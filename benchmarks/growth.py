@@ -39,6 +39,7 @@ class Pool:
         from hybridrepair.selection.uncertainty import entropy
         arrays = {path.stem: torch.from_numpy(np.load(path)).to(device) for path in folder.glob("*.npy")}
         self.features, self.embedding, self.probs = arrays["features"], arrays["embedding"], arrays["probs"]
+        self.latents = self.features
         self.n, self.seed, self.cell_size = len(self.features), 10, cell_size
         self.unsmoothness = self.variance = entropy(self.probs)
 
@@ -81,7 +82,7 @@ def once(connection, folder: Path, row: str, device: str) -> None:
     assert len(np.unique(selection.annotated)) == pool.n * PERCENT // 100
     if selection.regions:
         label = selection.regions.label.cpu().numpy()
-        measured["inertia"] = inertia(pool.embedding.cpu().numpy(), label) / int((label >= 0).sum())
+        measured["inertia"] = inertia(pool.embedding.cpu().numpy(), label)
     connection.send(measured)
 
 
