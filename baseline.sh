@@ -10,10 +10,10 @@ DATA_ROOT=${DATA_ROOT:-dataset}        # folder of all datasets
 FE=${FE:-model2test}                   # features of coreset and typiclust: model2test, mocov3 or a path
 CLUSTER=${CLUSTER:-hybrid}             # clustering that makes regions: hybrid dbscan hdbscan kmeans
 MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2
-MODEL_NO=${MODEL_NO:-0}                # 0 1 2: Model A, B, C
+MODEL_NO=${MODEL_NO:-}                 # 0 1 2: Model A, B, C; empty: 0 (digits: 2)
 SOLUTION=${SOLUTION:-mcp}              # random gini entropy margin mcp coreset badge typiclust
                                        # SSLRandom SSLConsistency SSLConsistency-Imp, and hybrid
-p_budget=${p_budget:-1}                # percent of the pool that is annotated
+p_budget=${p_budget:-}                 # percent of the pool that is annotated; empty: 1 (digits: 5)
 RANDOM_SEED=${RANDOM_SEED:-10}         # of all that is random in a repair
 avg_clustersize=${avg_clustersize:-10} # images in an average region
 min_samples=${min_samples:-3}          # points, itself counted, that make a point dense
@@ -21,8 +21,8 @@ eps=${eps:-0.3}                        # cosine distance of CLUSTER=dbscan
 exp=${exp:-0}                          # 0: trust unlabelled images up to tau; -1: trust all
 tao=${tao:-auto}                       # tau: auto (from typical images of T2), avg (mean of T2) or a number
 lam=${lam:-100}                        # weight of the unlabelled loss
-lr=${lr:-0.001}                        # learning rate
+lr=${lr:-}                             # learning rate; empty: 0.001 (digits: 0.01)
 weight_decay=${weight_decay:-5e-4}     # weight decay
-epochs=${epochs:-10}                   # epochs of fine-tuning
+epochs=${epochs:-}                     # epochs of fine-tuning; empty: 10
 
 . ./grid.sh

@@ -9,6 +9,10 @@ fail() {
     exit 2
 }
 
+flag() { # name, value: the flag, or nothing where the value is left to the dataset
+    [ -z "$2" ] || [ "$2" = default ] || echo "$1 $2"
+}
+
 install_requirements() {
     prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}
     # the name changes with the list, so that a new list is installed, and an interrupted installation goes on

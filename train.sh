@@ -8,7 +8,7 @@ cd "$(dirname "$0")" || exit
 DATASET=${DATASET:-cifar10}        # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
 MODEL=${MODEL:-MobileNet}          # MobileNet resnet18 ShuffleNetG2, one or several
 MODEL_NOS=${MODEL_NOS-0 1 2}       # 0 1 2: Model A, B, C; empty: none
-epoch=${epoch:-200}                # epochs of the model under repair
+epoch=${epoch:-}                   # epochs of the model under repair; empty: 200 (digits: 100)
 RANDOM_SEED=${RANDOM_SEED:-10}     # of weights, order and augmentation
 DATA_ROOT=${DATA_ROOT:-dataset}    # folder of all datasets
 PRETRAIN_FE=${PRETRAIN_FE:-0}      # 1: train the feature extractor too
@@ -18,8 +18,9 @@ set -eu
 . ./setup.sh
 for model in $MODEL; do
     for number in $MODEL_NOS; do
-        "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" --model "$model" --class_weight "$number" \
-            --n_epochs "$epoch" --manualSeed "$RANDOM_SEED" "$@"
+        # shellcheck disable=SC2046  # a flag and its value, or nothing
+        "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" --model "$model" --manualSeed "$RANDOM_SEED" \
+            $(flag --class_weight "$number") $(flag --n_epochs "$epoch") "$@"
     done
 done
 if [ "$PRETRAIN_FE" = 1 ]; then

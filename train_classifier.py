@@ -30,13 +30,16 @@ def parse_args(argv: list[str] | None = None):
     parser = Parser(__doc__)
     parser.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_root")
     parser.add_argument("--model", choices=list(MODELS), default="MobileNet", help="architecture")
-    parser.add_argument("--class_weight", type=int, choices=(0, 1, 2), default=0, help="0, 1, 2: train Model A, B or C")
+    parser.add_of_dataset(parser, "--class_weight", "model_number", "0, 1, 2: train Model A, B or C", type=int, choices=(0, 1, 2))
     parser.add_argument("--data_root", default="dataset", help="folder of all datasets")
     parser.add_argument("--save_path", help="folder of the log and the shares of classes (default: save/<dataset>_<model>)")
     parser.add_argument("--checkpoint_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_bias)")
     parser.add_argument("--force", action="store_true", help="train again where a finished checkpoint is, and replace it")
+    parser.add_argument("--if_missing", action="store_true", help="do nothing where there is a checkpoint, whatever made it, also in "
+                        "checkpoint/ of the published code")
     group = parser.add_argument_group("training")
-    group.add_argument("--n_epochs", type=number(int, 1), default=200, help="epochs; the learning rate falls at 1/2 and 3/4")
+    parser.add_of_dataset(group, "--n_epochs", "n_epochs", "epochs; the learning rate falls at 1/2 and 3/4", type=number(int, 1))
+    parser.add_of_dataset(group, "--lr", "lr", "learning rate of the first half", type=number(float, 0, above=True))
     group.add_argument("--batch_size", type=number(int, 2), default=64, help="images per step")
     group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of weights, order and augmentation")
     group.add_argument("--save_every", type=number(float, 0), default=30, help="seconds between writes of the training state")
@@ -46,6 +49,8 @@ def parse_args(argv: list[str] | None = None):
 
 
 def main(args) -> None:
+    if args.if_missing and checkpoint.place(args.dataset, "ckpt_bias", f"{args.model}_{args.class_weight}_b.t7").exists():
+        return
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root)
     which, kept = str(args.class_weight), Path(args.save_path or f"save/{args.dataset}_{args.model}")
@@ -56,8 +61,8 @@ def main(args) -> None:
         biased = checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", which)
     subset = data.biased_subset(dataset, args.class_weight, biased.parent)
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
-                "batch_size": args.batch_size, "seed": args.manualSeed, "train": checkpoint.digest(subset["train"].tobytes()),
-                "val": checkpoint.digest(subset["val"].tobytes()), **rounding(args)}
+                "lr": args.lr, "batch_size": args.batch_size, "seed": args.manualSeed,
+                **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return

@@ -26,7 +26,7 @@ from hybridrepair.run import report
 from hybridrepair.run.annotation import budget_of
 from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.selection.uncertainty import Tau
-from hybridrepair.training import baseline, classifier
+from hybridrepair.training import baseline
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["--dataset", "small", "--data_path", "data", "--fe", "model2test", "--u_weight", "--p_budget", "5",
@@ -40,9 +40,9 @@ def trained(tmp_path_factory) -> Path:
     write_small(folder / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(classifier, "LR", 0.01)  # 0.1 is too much for 120 images
         train_classifier.main(train_classifier.parse_args(
-            ["--dataset", "small", "--data_root", "data", "--n_epochs", "20", "--batch_size", "16", "--device", "cpu"]))
+            ["--dataset", "small", "--data_root", "data", "--n_epochs", "20", "--batch_size", "16", "--lr", "0.01",  # of 120 images
+             "--device", "cpu"]))
         run("--solution", "random")
         shutil.rmtree("save")
     return folder

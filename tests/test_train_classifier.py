@@ -126,7 +126,7 @@ def test_the_log_has_a_line_for_each_epoch_and_a_picture_the_shares_of_classes(r
     assert files_in(folder) == [f"{MODEL}_0_classes.png", f"{MODEL}_0_seed10.jsonl"]
     records = [json.loads(line) for line in (folder / f"{MODEL}_0_seed10.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
-    assert [record["lr"] for record in records] == pytest.approx([learning_rate(epoch, EPOCHS) for epoch in range(1, EPOCHS + 1)])
+    assert [record["lr"] for record in records] == pytest.approx([learning_rate(epoch, EPOCHS, 0.1) for epoch in range(1, EPOCHS + 1)])
     best = checkpoint.load(whole / FILE)
     assert records[best["epoch"] - 1]["val_acc"] == best["acc"] == records[-1]["best_val_acc"]
     with Image.open(folder / f"{MODEL}_0_classes.png") as image:
@@ -223,7 +223,7 @@ def test_the_best_epoch_is_kept_and_the_first_of_equals(root, tmp_path, monkeypa
 
 @pytest.mark.parametrize("first, last, rate", [(1, 100, 0.1), (101, 150, 0.01), (151, 200, 0.001)])
 def test_learning_rate_of_200_epochs_falls_after_100_and_150(first, last, rate):
-    assert [learning_rate(epoch, 200) for epoch in range(first, last + 1)] == pytest.approx([rate] * (last - first + 1))
+    assert [learning_rate(epoch, 200, 0.1) for epoch in range(first, last + 1)] == pytest.approx([rate] * (last - first + 1))
 
 
 def test_an_epoch_trains_on_all_images_by_the_settings(root, tmp_path, monkeypatch):
@@ -356,7 +356,6 @@ def test_a_bad_flag_ends_in_one_sentence(root, tmp_path, capsys, more, message):
     assert message in refusal(capsys, *command(root, tmp_path, *more)) and files_in(tmp_path) == []
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_leaves_no_model(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(classifier, "LR", 1e30)
-    error = refusal(capsys, *command(root, tmp_path))
-    assert "the loss is not finite in epoch 1" in error and FILE not in files_in(tmp_path)
+def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_leaves_no_model(root, tmp_path, capsys):
+    error = refusal(capsys, *command(root, tmp_path, "--lr", "1e30"))
+    assert "the loss is not finite in epoch 1" in error and "lower --lr than 1e+30" in error and FILE not in files_in(tmp_path)

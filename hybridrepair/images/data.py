@@ -63,6 +63,18 @@ def _digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What flags mean for a dataset where they are not given: the published values, unless it has others."""
+    model_number: int = 0  # 0, 1, 2: Model A, B, C
+    lr: float = 0.1  # of the training of the model under repair
+    n_epochs: int = 200
+    p_budget: float = 1.0  # percent of the pool
+    fe: str = "mocov3"  # features that regions are made in
+    retrain_lr: float = 0.001
+    retrain_epoch: int = 10
+
+
+@dataclass(frozen=True)
 class Spec:
     """What is known of a dataset before anything is read."""
     classes: tuple[str, ...]
@@ -72,6 +84,7 @@ class Spec:
     count: int  # images that `load` returns; fewer are a broken download
     load: Loader  # used when there are neither arrays nor an image folder
     keep: float = KEEP  # fraction of train that is drawn for a biased set
+    defaults: Defaults = Defaults()
 
 
 NUMERALS = tuple("0123456789")
@@ -98,6 +111,8 @@ DATASETS = {
     "digits": Spec(  # mean and std measured on its train part
         classes=NUMERALS, mean=(.3055, .3055, .3055), std=(.3241, .3241, .3241),
         split={"train": (0, 400), "val": (400, 550), "T2": (550, 950), "pool": (950, None)},
+        # a train set without one class, a rate that trains alike on every machine, and a budget that can do something
+        defaults=Defaults(model_number=2, lr=0.01, n_epochs=100, p_budget=5.0, fe="model2test", retrain_lr=0.01),
         count=1797, load=_digits),
 }
 # by number of classes: how likely an image of each class is drawn for Model B and C (Model A: all alike)
@@ -136,6 +151,11 @@ class Dataset:
     def file(self, index: int) -> str:
         """The path of the file that image `index` was read from; "" for a dataset that was not an image folder."""
         return str(self.folder / self.files[index]) if self.files else ""
+
+
+def defaults_of(name: str) -> Defaults:
+    """The defaults of a dataset, those of the published runs for a folder."""
+    return DATASETS[name].defaults if name in DATASETS else Defaults()
 
 
 def load(name: str, root: Path | str) -> Dataset:

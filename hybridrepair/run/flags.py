@@ -24,6 +24,21 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=Formatter, allow_abbrev=False)
+        self.of_dataset: dict[str, str] = {}
+
+    def add_of_dataset(self, group, flag: str, field: str, help: str, **more) -> None:
+        """A flag whose default is that of the dataset: a field of data.Defaults."""
+        usual = getattr(data.Defaults(), field)
+        others = [f", {name}: {value}" for name in data.DATASETS if (value := getattr(data.defaults_of(name), field)) != usual]
+        action = group.add_argument(flag, default=argparse.SUPPRESS, help=f"{help} (default: {usual}{''.join(others)})", **more)
+        self.of_dataset[action.dest] = field
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        for name, field in self.of_dataset.items():
+            if name not in parsed:
+                setattr(parsed, name, getattr(data.defaults_of(parsed.dataset), field))
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see python {self.prog} --help\n")
@@ -74,17 +89,17 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--model2test_arch", choices=list(MODELS), default="MobileNet", help="architecture")
     group.add_argument("--model2test_path", metavar="PATH", help="its checkpoint, or the folder of <arch>_<number>_b.t7 "
                        "(default: check_point/<dataset>/ckpt_bias)")
-    group.add_argument("--model_number", type=int, choices=(0, 1, 2), default=0, help="0, 1, 2: Model A, B, C")
+    parser.add_of_dataset(group, "--model_number", "model_number", "0, 1, 2: Model A, B, C", type=int, choices=(0, 1, 2))
     group.add_argument("--batch_size", type=number(int, 1), default=512,
                        help="images per forward pass of evaluation; changes memory and speed, not the result")
 
     group = parser.add_argument_group("annotation")
     group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of repair")
-    group.add_argument("--p_budget", type=float, default=1.0, help="percent of the pool that may be annotated")
+    parser.add_of_dataset(group, "--p_budget", "p_budget", "percent of the pool that may be annotated", type=float)
     group.add_argument("--labels", metavar="FILE", help="CSV with the columns index and label: your annotators' answers, "
                        "asked instead of the dataset's labels")
-    group.add_argument("--fe", default=MOCO, metavar="NAME", help=f"features that hybrid, typiclust and coreset read: {MOCO}, "
-                       f"{MODEL} (of the model under repair), or the path of a MoCo v3 checkpoint")
+    parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, typiclust and coreset read: {MOCO}, {MODEL} (of the model under "
+                          "repair), or the path of a MoCo v3 checkpoint", metavar="NAME")
 
     group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
     group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and propagate their "
@@ -104,9 +119,9 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--avg_tao", action="store_true", help="tau = mean unsmoothness of T2, also where --auto_tao stands beside it")
 
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--retrain_lr", type=number(float, 0, above=True), default=0.001, help="learning rate")
+    parser.add_of_dataset(group, "--retrain_lr", "retrain_lr", "learning rate", type=number(float, 0, above=True))
     group.add_argument("--retrain_weightdecay", type=number(float, 0), default=5e-4, help="weight decay")
-    group.add_argument("--retrain_epoch", type=number(int, 1), default=10, help="epochs")
+    parser.add_of_dataset(group, "--retrain_epoch", "retrain_epoch", "epochs", type=number(int, 1))
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")
     group.add_argument("--estimated_statistics", action="store_true", help="batch norm takes its statistics from replayed train images "
                        "after each epoch, instead of keeping those of training batches, mixed views included, as published")

@@ -16,27 +16,26 @@ from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
 from hybridrepair.training.finetune import MOMENTUM, Labelled, accuracy, supervised_pass
 
-LR = 0.1
 STEPS = (1 / 2, 3 / 4)  # of all epochs, after which the learning rate falls tenfold (100 and 150 of 200)
 WEIGHT_DECAY = 5e-4
 
 
-def learning_rate(epoch: int, epochs: int) -> float:
+def learning_rate(epoch: int, epochs: int, highest: float) -> float:
     """The learning rate of an epoch, counted from 1."""
-    return LR * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
+    return highest * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
 
 
 def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict,
           log: Path) -> None:
     """Train `model` on labelled images and save its best epoch on val, with the settings that made it, as `path`.
 
-    `log` gets a JSON line for each epoch. args has n_epochs, batch_size, manualSeed, save_every (seconds between states) and force,
+    `log` gets a JSON line for each epoch. args has n_epochs, lr, batch_size, manualSeed, save_every (seconds between states) and force,
     as train_classifier.py parses them. A state of the same settings beside `path` is gone on from.
     UserError where that is of others, or the loss is not finite.
     """
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, args.save_every, args.force)
     state = kept.state or {"epoch": 0, "best": {"acc": -1.0}, "log": []}
     if kept.state:
@@ -46,12 +45,12 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
     best, lines = state["best"], state["log"]
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
-        optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs)
+        optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs, args.lr)
         mean, n = supervised_pass(model, optimizer, normalise, images, everything, none, smoothing=0, seed=args.manualSeed,
                                   epoch=epoch, size=args.batch_size)
         loss = mean.item()
         if not math.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}; train with another --manualSeed or --batch_size")
+            raise UserError(f"the loss is not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}")
         seconds = time.perf_counter() - start
         acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
         if acc > best["acc"]:
