@@ -4,6 +4,18 @@ set -eu
 
 [ -n "$FE" ] || [ "$DATASET" = digits ] || FE=mocov3
 
+given=  # whether the flags that are passed on name the model under repair
+for flag; do
+    case ${flag%%=*} in
+        --model2test_path) given=1 ;;
+        --dataset) fail "give the variable DATASET in place of the flag ${flag%%=*}" ;;
+        --data_path) fail "give the variable DATA_ROOT in place of the flag ${flag%%=*}" ;;
+        --model2test_arch) fail "give the variable MODEL in place of the flag ${flag%%=*}" ;;
+        --model_number) fail "give the variable MODEL_NO in place of the flag ${flag%%=*}" ;;
+        --fe) fail "give the variable FE in place of the flag ${flag%%=*}" ;;
+    esac
+done
+
 # told before a training of hours: these solutions read features
 case " $SOLUTION " in *" hybrid "* | *" TTA "* | *" typiclust "* | *" coreset "*)
     extractor=$DATASET/ckpt_pretrained_mocov3/checkpoint.pth.tar
@@ -11,11 +23,6 @@ case " $SOLUTION " in *" hybrid "* | *" TTA "* | *" typiclust "* | *" coreset "*
         fail "there is no feature extractor for $DATASET; train one with DATASET=$DATASET PRETRAIN_FE=1 sh train.sh, or use \
 the features of the model under repair by FE=model2test" ;;
 esac
-
-given=  # whether the flags that are passed on name the model under repair
-for flag; do
-    case $flag in --model2test_path | --model2test_path=*) given=1 ;; esac
-done
 
 train() { # model, number: unless there is a checkpoint
     [ -n "$given" ] || env -u RANDOM_SEED -u PRETRAIN_FE \

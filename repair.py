@@ -1,6 +1,6 @@
 """Repair a model with a small labelling budget: annotate, propagate, fine-tune, evaluate, save.
 
-    python repair.py --dataset digits --fe model2test --u_weight --solution hybrid
+    python repair.py --dataset digits --solution hybrid --auto_tao --u_weight
     python repair.py --dataset cifar10 --solution mcp --p_budget 1
     python repair.py --dataset cifar10 --labels my_labels.csv          answers of your own annotators
 
@@ -25,6 +25,7 @@ def main(args) -> None:
     with checkpoint.locked(results.folder, wait=False) as ours:
         done = results.find()
         if done and not args.force:
+            results.state.unlink(missing_ok=True)  # left where the end came between the row and this
             print(f"done already, in {results.results}: {results.folder.name}")
             print(report.headline(float(done["acc_before"]), float(done["acc_after"])))
         elif not ours:

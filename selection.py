@@ -24,7 +24,8 @@ def parse_args(argv: list[str] | None = None):
 def main(args) -> None:
     if args.retrain:
         call = shlex.join(word for word in sys.argv[1:] if word != "--retrain")
-        raise UserError(f"selection.py only selects and --retrain is repair.py's work; call: python repair.py {call}")
+        repairs = "hybridrepair repair" if sys.argv[0].startswith("hybridrepair") else "python repair.py"
+        raise UserError(f"selection.py only selects and --retrain is repair.py's work; call: {repairs} {call}")
     task = Scenario(args)
     if SOLUTIONS[args.solution].by_region and not args.sel_l_data:
         raise UserError("with --sel_u_data alone nothing is annotated, so there is nothing to select; add --sel_l_data")

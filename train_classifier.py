@@ -49,13 +49,14 @@ def parse_args(argv: list[str] | None = None):
 
 
 def main(args) -> None:
-    if args.if_missing and checkpoint.place(args.dataset, "ckpt_bias", f"{args.model}_{args.class_weight}_b.t7").exists():
-        return
-    device = device_of(args.device)
-    dataset = data.load(args.dataset, args.data_root)
     which, kept = str(args.class_weight), Path(args.save_path or f"save/{args.dataset}_{args.model}")
     folder = Path(args.checkpoint_path or f"check_point/{args.dataset}/ckpt_bias")
     path = folder / f"{args.model}_{which}_b.t7"
+    usual = path if args.checkpoint_path else checkpoint.place(args.dataset, "ckpt_bias", path.name)
+    if args.if_missing and usual.exists():
+        return
+    device = device_of(args.device)
+    dataset = data.load(args.dataset, args.data_root)
     biased = folder / "biased_dataset" / which
     if not args.checkpoint_path:  # sets of the published code, where there are none of ours
         biased = checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", which)

@@ -215,11 +215,12 @@ def whole_run(scale: float) -> Case:
     folder = tempfile.TemporaryDirectory()
     kept = Path(folder.name)
     call = ["--dataset", "digits", "--data_path", str(kept / "dataset"), "--model2test_path", str(kept), "--fe", "model2test",
-            "--u_weight", "--p_budget", "1", "--retrain_epoch", str(epochs), "--device", "cpu", "--force"]
+            "--u_weight", "--p_budget", "1", "--model_number", "0", "--retrain_lr", "0.001", "--retrain_epoch", str(epochs), "--device",
+            "cpu", "--force"]
     with contextlib.redirect_stdout(io.StringIO()):
         train_classifier.main(train_classifier.parse_args(
             ["--dataset", "digits", "--data_root", str(kept / "dataset"), "--checkpoint_path", folder.name, "--save_path",
-             folder.name, "--n_epochs", str(max(1, round(10 * scale))), "--device", "cpu"]))
+             folder.name, "--class_weight", "0", "--n_epochs", str(max(1, round(10 * scale))), "--device", "cpu"]))
         task = scenario.Scenario(repair.parse_args(call))
         start = task.models.tuned.state_dict()  # its own fine-tuning, which comes before every repair, is done for both
 
@@ -237,7 +238,9 @@ def whole_run(scale: float) -> Case:
         images["train"], labels["train"] = task.train.images.numpy(), task.train.labels.numpy()
         for part in ("T2", "pool"):
             images[part], labels[part] = task.dataset.images[split[part]], task.dataset.labels[split[part]]
-        return published.hybrid_repair(model, images, labels, task.dataset.mean, task.dataset.std, task.budget, epochs)
+        raw = network("published")
+        raw.load_state_dict({name: value.contiguous() for name, value in task.models.raw.state_dict().items()})
+        return published.hybrid_repair(raw, model, images, labels, task.dataset.mean, task.dataset.std, task.budget, epochs)
 
     return Case(f"digits, pool {task.pool.n}, {epochs} epochs", ours, theirs, lambda a, b: f"T2 acc {a:.2f} and {b:.2f}")
 

@@ -213,16 +213,19 @@ def regions(features: np.ndarray, budget: int, size: int = 10, seed: int = 0) ->
 
 # --- the whole run
 
-def hybrid_repair(model: nn.Module, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], mean, std, budget: int,
-                  epochs: int, tau: float = 0.1) -> float:
-    """HybridRepair of a model whose own fine-tuning is done, on parts "train", "T2" and "pool": accuracy on T2 in percent."""
+def hybrid_repair(raw: nn.Module, model: nn.Module, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], mean, std,
+                  budget: int, epochs: int, tau: float = 0.1) -> float:
+    """HybridRepair on parts "train", "T2" and "pool": accuracy on T2 in percent.
+
+    The raw model selects; `model`, whose own fine-tuning is done, is trained.
+    """
     size = images["train"].shape[1]
     views = Views(images["pool"], labels["pool"], mean, std)
     plain = {part: Plain(images[part], labels[part], to_input(mean, std)) for part in images}
-    unsmooth = unsmoothness(model, views)
+    unsmooth = unsmoothness(raw, views)
     unsmooth /= unsmooth.max()
     trusted = unsmooth <= tau
-    features = F.normalize(predict(model, plain["pool"])[1]).numpy()
+    features = F.normalize(predict(raw, plain["pool"])[1]).numpy()
     label, _ = regions(features, budget)
     members = [np.flatnonzero(label == region) for region in range(label.max() + 1)]
     members.sort(key=lambda member: -unsmooth[member].sum())
@@ -232,12 +235,17 @@ def hybrid_repair(model: nn.Module, images: dict[str, np.ndarray], labels: dict[
         known[member] = labels["pool"][member[np.argmin(((features[member] - centre) ** 2).sum(1))]]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
     accuracy = 0.0
-    for _ in range(epochs):
+
+    def replay_of() -> Plain:
         right = predict(model, plain["train"])[0].argmax(1).numpy() == labels["train"]
-        replay = Plain(images["train"][right], labels["train"][right], train_transform(size, mean, std))
+        return Plain(images["train"][right], labels["train"][right], train_transform(size, mean, std))
+
+    for _ in range(epochs):
+        replay = replay_of()
         chosen = Plain(images["pool"][known >= 0], known[known >= 0], to_input(mean, std))
         classes = model.linear.out_features
         train_epoch(model, optimizer, torch.utils.data.ConcatDataset([replay, chosen]), 0.1 * classes / (classes - 1))
+        replay = replay_of()
         weights = np.where(known >= 0, 1.0, np.where(trusted, 1 - unsmooth, 0.0))
         steps = max(len(replay) // 64, len(views) // 64, 1)
         drawn = loader(views, 64, sampler=WeightedRandomSampler(torch.from_numpy(weights), steps * 64))

@@ -3,7 +3,7 @@
 To add one, write its file, and name its class in MODELS below. It is called with (num_classes, in_channels=3), and its
 forward takes images [N, C, H, W] (float, normalised, contiguous or channels_last, any H and W from 8 up) and returns
 `(logits [N, num_classes], features [N, D])`, where features are the input of the last linear layer. No softmax: the losses
-and the scores of this project start from logits. The tests of tests/test_mymodels.py then cover it by themselves.
+and the scores of this project start from logits. The tests of tests/mymodels/test_mymodels.py then cover it by themselves.
 """
 from collections.abc import Callable
 

@@ -322,6 +322,7 @@ def test_a_second_call_does_nothing(complete, capsys, monkeypatch):
 @pytest.mark.parametrize("flag, value, message", [
     ("--temperature", "0.5", "temperature 1.0 instead of 0.5"), ("--manualSeed", "11", "seed 10 instead of 11"),
     ("--n_images", "33", "n_images 32 instead of 33"), ("--small_stem", "", "small_stem False instead of True"),
+    ("--precision", "bfloat16", "precision not given instead of bfloat16"),
 ])
 def test_a_file_of_other_settings_is_refused_and_kept(complete, capsys, name, flag, value, message):
     path = (complete / "out" / FINAL).rename(complete / "out" / name)

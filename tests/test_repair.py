@@ -24,6 +24,7 @@ from conftest import write_small
 from hybridrepair.base import checkpoint, errors
 from hybridrepair.run import report
 from hybridrepair.run.annotation import budget_of
+from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.selection.uncertainty import Tau
 from hybridrepair.training import baseline
@@ -296,7 +297,32 @@ def test_a_repair_draws_nothing_that_its_baseline_drew(field, monkeypatch):
     assert keys["baseline"] != keys["repair"]
 
 
-def test_the_smoothest_epoch_has_the_smallest_sum_of_normalised_unsmoothness(field, monkeypatch):
+def test_the_smoothest_epoch_is_that_of_the_sum_normalised_in_each_epoch(field, monkeypatch):
+    """By the raw sums of these three epochs the last would be the smoothest, by the normalised ones it is the first."""
+    entropies = iter([[4.0] + [0.1] * 199, [1.0] * 200, [0.1] * 200])
+    monkeypatch.setattr(Pool, "uncertainty_of", lambda self, model, genuine=Pool.uncertainty_of: (
+        genuine(self, model) if model is self.model else genuine(self, model)._replace(
+            mean_entropy=torch.tensor(next(entropies), dtype=torch.float64))))
+    run("--sel_l_data", "--retrain_epoch", "3")
+    (row,) = rows()
+    record = json.loads((folder_of(row) / "run.json").read_text())["epochs"]
+    assert [each["unsmoothness"] for each in record] == pytest.approx([1 + 199 / 40, 200, 200])
+    assert float(row["acc_smoothest"]) == pytest.approx(record[0]["acc"], abs=1e-3)
+
+
+def test_published_statistics_of_batch_norm_are_the_default_and_others_a_setting(field, monkeypatch):
+    recipes = []
+    for module in (hybridrepair.training.baseline, hybridrepair.run.repair):
+        monkeypatch.setattr(module, "finetune", lambda *args, genuine=module.finetune, **more: (
+            recipes.append(args[3].estimated_statistics), genuine(*args, **more))[1])
+    run("--solution", "random", "--retrain_epoch", "1")
+    assert recipes == [False, False] and len(baselines()) == 2
+    run("--solution", "random", "--retrain_epoch", "1", "--estimated_statistics")
+    assert recipes[2:] == [True, True] and len(baselines()) == 3
+    assert ["estimated_statistics=1" in row["settings"] for row in rows()] == [False, True]
+
+
+def test_the_smoothest_epoch_of_a_run_has_the_smallest_sum(field):
     run("--retrain_epoch", "3")
     (row,) = rows()
     record = json.loads((folder_of(row) / "run.json").read_text())["epochs"]
@@ -316,6 +342,7 @@ def test_guesses_and_failures_are_reported_and_decide_nothing(field):
     selected = report.read_rows(folder_of(row) / "selected.csv")
     wrong = [each["label"] != each["predicted class"] for each in selected]
     assert float(row["annotated_wrong"]) == pytest.approx(100 * np.mean(wrong), abs=1e-3)
+    assert int(row["n_unlabelled"]) <= 200 - int(row["n_annotated"]) - int(row["n_propagated"])
     assert float(row["seconds_total"]) >= sum(float(row[f"seconds_{stage}"]) for stage in report.STAGES)
 
 
@@ -351,6 +378,15 @@ def test_a_published_call_ends_in_the_call_of_repair_which_then_runs_with_publis
     repair.main(repair.parse_args(call))
     (row,) = rows("save/2022-07-18/small_MobileNet_100")
     assert row["solution"] == "hybrid" and row["tau"] == row["tau_auto"] and not Path("check_point").exists()
+
+
+def test_a_feature_extractor_in_the_published_folder_is_found(field, capsys):
+    message = refused(capsys, "--fe", "mocov3")
+    assert "no feature extractor check_point/small" in message
+    published = Path("checkpoint/small/ckpt_pretrained_mocov3/checkpoint.pth.tar")
+    published.parent.mkdir(parents=True)
+    checkpoint.save(published, {"state_dict": {}})
+    assert f"checkpoint {published} does not hold" in refused(capsys, "--fe", "mocov3")  # it is read
 
 
 def test_files_in_the_published_folder_are_used_where_ours_has_none(field, capsys):
@@ -467,6 +503,26 @@ def whole_repair(trained, tmp_path_factory) -> dict:
         patch.chdir(folder)
         run(*RESUMED)
         return told(folder_of(rows()[0]))
+
+
+def test_without_an_unlabelled_image_left_a_killed_repair_goes_on_too(field, capsys):
+    killed("smoothed_loss", 4, "--solution", "SSLRandom", "--p_budget", "100")  # in the second epoch, of supervised passes alone
+    run("--solution", "SSLRandom", "--p_budget", "100")
+    assert "going on after epoch 1" in capsys.readouterr().out and rows()[0]["n_unlabelled"] == "0"
+
+
+def test_a_state_of_other_data_is_named_and_a_damaged_one_too_and_force_replaces_them(field, capsys):
+    flags = ["--solution", "random"]
+    killed("write_selected", 1, *flags)
+    (state,) = Path("save/small_MobileNet").rglob("repair.partial.t7")
+    labels = np.load("data/small/labels.npy")
+    np.save("data/small/labels.npy", np.where(np.arange(len(labels)) == 230, (labels + 1) % 4, labels))  # of T2
+    message = refused(capsys, *flags)
+    assert str(state) in message and "was made with data" in message and "--force" in message
+    state.write_bytes(state.read_bytes()[:1000])
+    assert "cannot be read" in refused(capsys, *flags)
+    run(*flags, "--force")
+    assert len(rows()) == 1 and not state.exists()
 
 
 def test_a_baseline_that_was_killed_goes_on_and_is_the_same(field):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import write_small
+from hybridrepair.images.data import DATASETS, Defaults
+from hybridrepair.selection.strategies import SOLUTIONS
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
@@ -56,6 +58,42 @@ def test_lists_make_a_run_for_each_combination_and_tables_one_table(clone):
         ("gini", "10"), ("gini", "20"), ("random", "10"), ("random", "20")]
     table = subprocess.run([sys.executable, "tables.py", "save/small_MobileNet"], cwd=clone, capture_output=True, text=True)
     assert "| gini |" in table.stdout and "n=2" in table.stdout
+
+
+@pytest.mark.parametrize("flags, variable", [(["--fe", "model2test"], "FE"), (["--model_number=1"], "MODEL_NO"),
+                                             (["--model2test_arch", "resnet18"], "MODEL")])
+def test_a_flag_that_a_variable_is_for_is_refused_before_anything_is_trained(clone, flags, variable):
+    done = sh(clone, "repair.sh", *flags, MODEL="resnet18")
+    assert done.returncode == 2 and done.stdout == "" and f"give the variable {variable} in place of" in done.stderr
+    assert not (clone / "check_point/small/ckpt_bias/resnet18_0_b.t7").exists()
+
+
+def test_a_model_in_the_published_folder_is_not_trained_again(clone):
+    folder = clone / "checkpoint/small/ckpt_bias"
+    folder.mkdir(parents=True)
+    shutil.copy(clone / "check_point/small/ckpt_bias/MobileNet_0_b.t7", folder / "MobileNet_2_b.t7")
+    done = sh(clone, "baseline.sh", MODEL_NO="2", SOLUTION="random", p_budget="5")
+    assert done.returncode == 0, done.stderr
+    assert not (clone / "check_point/small/ckpt_bias/MobileNet_2_b.t7").exists() and "val acc" not in done.stdout
+    shutil.rmtree(clone / "checkpoint")
+
+
+def test_what_the_scripts_say_of_digits_is_what_the_registry_holds():
+    digits, usual = DATASETS["digits"].defaults, Defaults()
+    said = {name: (ROOT / name).read_text() for name in ("repair.sh", "baseline.sh", "train.sh")}
+    for name in ("repair.sh", "baseline.sh"):
+        for text in (f"empty: {usual.model_number} (digits: {digits.model_number})",
+                     f"empty: {usual.p_budget:g} (digits: {digits.p_budget:g})",
+                     f"empty: {usual.retrain_lr} (digits: {digits.retrain_lr})", f"empty: {usual.retrain_epoch}\n"):
+            assert text in said[name]
+    assert digits.retrain_epoch == usual.retrain_epoch and digits.fe == "model2test"
+    assert f"empty: {usual.n_epochs} (digits: {digits.n_epochs})" in said["train.sh"]
+
+
+def test_the_solutions_that_are_told_of_a_missing_extractor_are_those_that_read_it():
+    (line,) = [line for line in (ROOT / "grid.sh").read_text().splitlines() if line.startswith('case " $SOLUTION "')]
+    told = {word.strip('*" ') for word in line.partition(" in ")[2].rstrip(")").split("|")}
+    assert told == {name for name, solution in SOLUTIONS.items() if solution.embeds} | {"TTA"}
 
 
 def test_a_model_that_is_named_by_a_flag_is_not_trained_first(clone):

@@ -156,6 +156,21 @@ def test_published_biased_sets_are_trained_on(root, tmp_path, monkeypatch, capsy
     assert files_in(tmp_path / "check_point") == [f"tiny/ckpt_bias/{FILE}"]
 
 
+def test_an_existing_checkpoint_is_left_alone_where_only_missing_ones_are_asked_for(root, whole, tmp_path, capsys):
+    before = (whole / FILE).read_bytes()
+    train_classifier.main(train_classifier.parse_args(command(root, whole, "--if_missing", "--n_epochs", "1")))
+    assert (whole / FILE).read_bytes() == before and capsys.readouterr().out == ""
+    train_classifier.main(train_classifier.parse_args(command(root, tmp_path, "--if_missing", "--n_epochs", "1")))
+    assert (tmp_path / FILE).exists()
+
+
+def test_digits_has_defaults_of_its_own_and_other_datasets_the_published_ones():
+    digits, cifar10, folder = (train_classifier.parse_args(["--dataset", name]) for name in ("digits", "cifar10", "signs"))
+    assert (digits.class_weight, digits.n_epochs, digits.lr) == (2, 100, 0.01)
+    assert (cifar10.class_weight, cifar10.n_epochs, cifar10.lr) == (folder.class_weight, folder.n_epochs, folder.lr) == (0, 200, 0.1)
+    assert train_classifier.parse_args(["--dataset", "digits", "--lr", "0.1", "--class_weight", "0"]).lr == 0.1
+
+
 def test_the_precision_is_a_setting_where_it_is_not_the_usual_one(root, whole, capsys):
     assert "precision" not in checkpoint.load(whole / FILE)["settings"]
     assert "precision" in refusal(capsys, *command(root, whole, "--precision", "bfloat16"))

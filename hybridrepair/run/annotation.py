@@ -1,4 +1,4 @@
-"""The annotator: the only way to a pool image's label before the final report."""
+"""The annotator: the only way to a pool image's label for whatever decides something; reports look at the dataset's."""
 import csv
 from fractions import Fraction
 from pathlib import Path
@@ -33,10 +33,6 @@ class Oracle:
                             f"{first}; run selection.py, fill in the label column of its selected.csv, and pass it as --labels")
         self._asked = asked
         return labels
-
-    def reveal(self) -> np.ndarray:
-        """All labels [N], UNKNOWN where there is none: for reporting, once everything is decided."""
-        return self._labels
 
 
 def read_labels(path: Path | str, pool: np.ndarray, class_names: list[str]) -> np.ndarray:

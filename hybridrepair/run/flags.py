@@ -19,6 +19,11 @@ class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsH
     """Keeps the line breaks of the description, and adds defaults to the help texts."""
 
 
+def call_of(name: str) -> str:
+    """How a user calls an entry: a script by Python, a command of the installed package by its name."""
+    return f"python {name}" if name.endswith(".py") else name
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with the commands of a module docstring as its description, and mistakes in one sentence, exit status 2."""
 
@@ -41,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see python {self.prog} --help\n")
+        self.exit(2, f"error: {message}; see {call_of(self.prog)} --help\n")
 
 
 def number(kind: type, least: float, most: float = math.inf, above: bool = False):

@@ -20,8 +20,8 @@ def repair(task: Scenario, results: report.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
     args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):
-        before = task.predictions_of(models.tuned)
-        acc_raw, acc_before = task.accuracy_of(models.raw), task.accuracy_of(models.tuned)
+        acc_raw, before = task.accuracy_of(models.raw), task.predictions_of(models.tuned)
+        acc_before = 100 * (before == task.t2.labels).double().mean().item()
     print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: pool {pool.n}, budget {task.budget}, "
           f"T2 acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair", flush=True)
     with task.stage("select"):
@@ -33,7 +33,8 @@ def repair(task: Scenario, results: report.Run) -> None:
            "acc_before": acc_before, **training.start}
     print(line_of_selection(row), flush=True)
     model = models.to_repair()
-    kept = checkpoint.Kept(results.folder / "repair.partial.t7", results.identity, args.save_every)
+    made_of = results.identity | {"data": training.digest()}
+    kept = checkpoint.Kept(results.state, made_of, args.save_every, args.force)
     epochs = training.run(model, kept)
     write(task, results, selection, answers, model, epochs, before, row)
     kept.remove()
@@ -71,11 +72,18 @@ class Training:
                 self.taus["tau"] = task.tau
                 self.mask = pool.unsmoothness.cpu().numpy() <= task.tau
             self.start = {f"{name}_before": value for name, value in self.measures(pool.uncertainty).items()}
-        self.unlabelled = None
+        self.unlabelled: Unlabelled | None = None
         if semi_supervised(task.args):
             trust = self.trust(pool.unsmoothness) if trusts else 1.0
             self.unlabelled = Unlabelled(sampling_weights(self.solution.unlabelled, self.labels, trust), once=not trusts)
-        self.n_unlabelled = int(((self.unlabelled.weights > 0) & (self.labels == UNKNOWN)).sum()) if self.unlabelled else 0
+        weights = self.unlabelled.weights if self.unlabelled is not None else np.zeros(pool.n)
+        self.n_unlabelled = int(((weights > 0) & (self.labels == UNKNOWN)).sum())
+
+    def digest(self) -> str:
+        """What tells the data of this training from another's: images and labels of all parts that it uses."""
+        task, pool = self.task, self.task.pool
+        parts = (task.train.images, task.train.labels, task.t2.images, task.t2.labels, pool.images)
+        return checkpoint.digest(b"".join(part.cpu().numpy().tobytes() for part in parts) + self.labels.tobytes())
 
     def trust(self, unsmoothness: Tensor) -> np.ndarray:
         """Weights float64 [N] of unlabelled images from their unsmoothness [N] as it is now, within the location mask."""
@@ -86,9 +94,9 @@ class Training:
 
         On the trusted images that SSL uses without a label, and on those that took another's. Nothing is decided by it.
         """
-        guess = seen.guess.cpu().numpy()
+        guess, trusted = seen.guess.cpu().numpy(), self.mask & (self.labels == UNKNOWN) & semi_supervised(self.task.args)
         return {"unsmoothness": normalised(seen.mean_entropy).sum().item(),
-                "guess_acc_trusted": report.right(self.task.pool, guess, self.mask & (self.labels == UNKNOWN)),
+                "guess_acc_trusted": report.right(self.task.pool, guess, trusted),
                 "guess_acc_propagated": report.right(self.task.pool, guess, self.propagated)}
 
     def run(self, model: nn.Module, kept: checkpoint.Kept) -> list[dict]:
@@ -117,7 +125,7 @@ class Training:
         if self.solution.by_region:  # baselines have no use for it, and it costs as much as an epoch
             seen = self.task.pool.uncertainty_of(model)
             record |= self.measures(seen)
-            if self.unlabelled and not self.task.args.disable_dynamic_u_weight:
+            if self.unlabelled is not None and not self.task.args.disable_dynamic_u_weight:
                 trust = self.trust(normalised(seen.mean_entropy))
                 self.unlabelled.weights = sampling_weights(self.solution.unlabelled, self.labels, trust)
 

@@ -79,6 +79,7 @@ class Run:
         self.results = self.save_path / "results.csv"
         told = [self.identity[name] for name in ("model_number", "solution", "p_budget", "seed")]
         self.folder = self.save_path / "_".join([*told, checkpoint.digest(" ".join(self.identity.values()).encode())[:8]])
+        self.state = self.folder / "repair.partial.t7"  # of a run that is not finished
 
     def find(self) -> dict[str, str] | None:
         """The row of this run in results.csv, None if it is not there."""

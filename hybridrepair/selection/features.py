@@ -1,4 +1,4 @@
-"""Features of images that regions are made in: those of the model under repair, or of a MoCo v3 encoder."""
+"""Features of images that regions, coreset and typiclust read: those of the model under repair, or of a MoCo v3 encoder."""
 from pathlib import Path
 
 import numpy as np

@@ -32,7 +32,7 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
             checkpoint.fit(model, content, path)
             return
     nothing = Labelled(train.images[:0], train.labels[:0])
-    kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, every=0)
+    kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, every=0, force=True)  # a damaged state is of no use
     print(f"fine-tuning the model under repair on its own train set, {len(train.labels)} images", flush=True)
     for record in finetune(model, normalise, train, recipe, nothing, smoothing=0, kept=kept):
         print(f"epoch {record['epoch']:2d}/{recipe.epochs}  loss {record['loss']:.4f}  "

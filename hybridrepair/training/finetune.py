@@ -270,9 +270,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     def keep(halfway: Callable[[], dict] | None = None) -> None:
         """Save the state; within an SSL pass only where that is due."""
         if kept:
+            weights = None if unlabelled is None else torch.from_numpy(unlabelled.weights)
             kept.save(lambda: {"records": records, "halfway": halfway and halfway(), "model": model.state_dict(),
-                               "optimizer": optimizer.state_dict(),
-                               "weights": torch.from_numpy(unlabelled.weights) if unlabelled else None}, due=halfway is not None)
+                               "optimizer": optimizer.state_dict(), "weights": weights}, due=halfway is not None)
 
     def passes(record: dict, replay: Tensor | None = None, step: int = 0, total: float = 0.0) -> None:
         """Both passes of an epoch into its record; given a replay, from that step of the SSL pass on."""

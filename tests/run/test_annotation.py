@@ -59,11 +59,6 @@ def test_an_image_without_a_label_is_refused_and_not_counted():
     assert oracle.n_asked == 0
 
 
-def test_revealing_gives_all_labels_and_is_no_question():
-    oracle = annotator(budget=0)
-    assert oracle.reveal().tolist() == [2, 0, UNKNOWN, 1, 1] and oracle.n_asked == 0
-
-
 # labels from a file
 
 def test_a_label_is_a_class_name_or_a_class_number(tmp_path):
