@@ -6,4 +6,4 @@ REQUIREMENTS="requirements.txt requirements-dev.txt"
 . ./setup.sh
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest -n auto "$@"
+exec "$PYTHON" -m pytest -n auto --dist worksteal "$@"
