@@ -111,7 +111,7 @@ DATASETS = {
     "digits": Spec(  # mean and std measured on its train part
         classes=NUMERALS, mean=(.3055, .3055, .3055), std=(.3241, .3241, .3241),
         split={"train": (0, 400), "val": (400, 550), "T2": (550, 950), "pool": (950, None)},
-        # a train set without one class, a rate that trains alike on every machine, and a budget that can do something
+        # a train set with hardly an image of one class, a rate that suits 300 images, and a budget that can do something
         defaults=Defaults(model_number=2, lr=0.01, n_epochs=100, p_budget=5.0, fe="model2test", retrain_lr=0.01),
         count=1797, load=_digits),
 }
