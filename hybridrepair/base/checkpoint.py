@@ -154,6 +154,14 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
 
 
-def digest(content: bytes) -> str:
-    """The first 16 hex digits of the SHA-256 of `content`: what tells two files or arrays apart in settings."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def digest(*contents: bytes) -> str:
+    """The first 16 hex digits of the SHA-256 of the contents, one after the other: what tells files or arrays apart in settings."""
+    made = hashlib.sha256()
+    for content in contents:
+        made.update(content)
+    return made.hexdigest()[:16]
+
+
+def digest_of(*tensors: torch.Tensor) -> str:
+    """The digest of the elements of tensors on any device."""
+    return digest(*(tensor.cpu().numpy().tobytes() for tensor in tensors))

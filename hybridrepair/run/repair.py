@@ -21,7 +21,7 @@ def repair(task: Scenario, results: report.Run) -> None:
     args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):
         acc_raw, before = task.accuracy_of(models.raw), task.predictions_of(models.tuned)
-        acc_before = 100 * (before == task.t2.labels).double().mean().item()
+        acc_before = task.score(before)
     print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: pool {pool.n}, budget {task.budget}, "
           f"T2 acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair", flush=True)
     with task.stage("select"):
@@ -82,8 +82,8 @@ class Training:
     def digest(self) -> str:
         """What tells the data of this training from another's: images and labels of all parts that it uses."""
         task, pool = self.task, self.task.pool
-        parts = (task.train.images, task.train.labels, task.t2.images, task.t2.labels, pool.images)
-        return checkpoint.digest(b"".join(part.cpu().numpy().tobytes() for part in parts) + self.labels.tobytes())
+        return checkpoint.digest_of(task.train.images, task.train.labels, task.t2.images, task.t2.labels, pool.images,
+                                    torch.from_numpy(self.labels))
 
     def trust(self, unsmoothness: Tensor) -> np.ndarray:
         """Weights float64 [N] of unlabelled images from their unsmoothness [N] as it is now, within the location mask."""

@@ -21,7 +21,7 @@ from hybridrepair.selection.features import MODEL, extractor_path
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
-from hybridrepair.training.finetune import Labelled, accuracy
+from hybridrepair.training.finetune import Labelled
 
 
 def biased_folder(args, model: Path) -> Path:
@@ -107,9 +107,13 @@ class Scenario:
         """Predicted classes of T2, int64 [N]."""
         return predict(model, self.normalise, self.t2.images, self.batch_size)[0].argmax(1)
 
+    def score(self, predicted: torch.Tensor) -> float:
+        """Percentage of T2 whose predicted class int64 [N] is right."""
+        return 100 * (predicted == self.t2.labels).double().mean().item()
+
     def accuracy_of(self, model: nn.Module) -> float:
         """Accuracy on T2 in percent."""
-        return accuracy(predict(model, self.normalise, self.t2.images, self.batch_size)[0], self.t2.labels)
+        return self.score(self.predictions_of(model))
 
     @cached_property
     def tau_estimates(self) -> Tau:

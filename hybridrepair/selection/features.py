@@ -48,7 +48,7 @@ def extract(path: Path, normalise: Normalise, images: Tensor, batch_size: int) -
 
     Kept beside the checkpoint in a file that is named for the weights, the images, their shape and the normalisation.
     """
-    made_of = [checkpoint.digest(path.read_bytes()), checkpoint.digest(images.cpu().numpy().tobytes()), *images.shape,
+    made_of = [checkpoint.digest(path.read_bytes()), checkpoint.digest_of(images), *images.shape,
                *normalise.mean.tolist(), *normalise.std.tolist()]
     cache = path.with_name(f"features_{checkpoint.digest(repr(made_of).encode())}.npy")
     features = kept(cache, len(images))

@@ -12,8 +12,7 @@ from hybridrepair.training.finetune import Labelled, Recipe, finetune
 
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
     """What makes a baseline: `weights` is the digest of the model under repair."""
-    made_of = [part.cpu().numpy().tobytes() for part in (train.images, train.labels)]
-    settings = {"weights": weights, "train": checkpoint.digest(b"".join(made_of)), "epochs": recipe.epochs, "lr": recipe.lr,
+    settings = {"weights": weights, "train": checkpoint.digest_of(train.images, train.labels), "epochs": recipe.epochs, "lr": recipe.lr,
                 "weight_decay": recipe.weight_decay, "seed": recipe.seed}
     return settings | ({"estimated_statistics": True} if recipe.estimated_statistics else {})
 
