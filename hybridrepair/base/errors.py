@@ -6,6 +6,11 @@ class UserError(Exception):
     """Bad input. The message is one sentence: the thing, what is wrong with it, what to do."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The type and first line of an error, to stand inside a sentence."""
+    return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".: ")
+
+
 def run(main, *args) -> None:
     """Run `main(*args)`; on a UserError, or a file that cannot be used, print one sentence to stderr and exit with status 2."""
     try:

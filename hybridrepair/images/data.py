@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hybridrepair.base.checkpoint import atomic
-from hybridrepair.base.errors import UserError
+from hybridrepair.base.errors import UserError, reason_of
 
 UNKNOWN = -1  # the label of an image that has none
 SIZE = 32  # pixels; images that do not come as arrays are resized to this side
@@ -250,7 +250,7 @@ def _description(folder: Path) -> dict:
             if key in holds and not holds[key](value):
                 raise ValueError(f"{key} is {str(value)[:60]}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be used ({_reason(error)}); write it like {EXAMPLE}") from error
+        raise UserError(f"{path} cannot be used ({reason_of(error)}); write it like {EXAMPLE}") from error
     return content
 
 
@@ -281,7 +281,7 @@ def _from_folders(folder: Path, files: list[str], size: int) -> dict[str, np.nda
             try:
                 yield Image.open(folder / file).convert("RGB"), label
             except Exception as error:  # Pillow raises many types here; all mean an image that cannot be used
-                raise UserError(f"image {folder / file} cannot be read ({_reason(error)}); replace it") from error
+                raise UserError(f"image {folder / file} cannot be read ({reason_of(error)}); replace it") from error
 
     images, labels = _stack(pairs(), len(files), size)
     mean, std = _mean_std(images[train])
@@ -299,7 +299,7 @@ def _from_registry(name: str, folder: Path) -> dict[str, np.ndarray]:
         if len(images) < DATASETS[name].count:
             raise ValueError(f"{len(images)} of {DATASETS[name].count} images are there, the rest was not unpacked")
     except Exception as error:  # urllib, tarfile, pickle, scipy and the disk raise types of their own
-        raise UserError(f"dataset {name} is absent from {folder} and could not be downloaded ({_reason(error)}); empty "
+        raise UserError(f"dataset {name} is absent from {folder} and could not be downloaded ({reason_of(error)}); empty "
                         "that folder to try again, put images.npy and labels.npy there (dataset/README.md shows how), "
                         "or use DATASET=digits, which works without network") from error
     return {"labels.npy": labels, "images.npy": images}
@@ -311,7 +311,7 @@ def _save(path: Path, content: np.ndarray | dict) -> None:
         with atomic(path) as temporary, open(temporary, "wb") as file:
             np.save(file, content) if isinstance(content, np.ndarray) else file.write(json.dumps(content).encode())
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({_reason(error)}); make room, or choose another folder") from error
+        raise UserError(f"{path} cannot be written ({reason_of(error)}); make room, or choose another folder") from error
 
 
 def _read(path: Path, memory_map: bool = False) -> np.ndarray:
@@ -320,14 +320,9 @@ def _read(path: Path, memory_map: bool = False) -> np.ndarray:
         array = np.load(path, mmap_mode="r" if memory_map else None)
         _ = array.dtype  # an .npz has none
     except Exception as error:  # numpy raises many types here; all mean that the file is not what it should be
-        raise UserError(f"{path} cannot be read as an array ({_reason(error)}); make it anew (if it was converted: "
+        raise UserError(f"{path} cannot be read as an array ({reason_of(error)}); make it anew (if it was converted: "
                         "delete it)") from error
     return array
-
-
-def _reason(error: Exception) -> str:
-    """The type and first line of an error, to stand inside a sentence."""
-    return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".: ")
 
 
 def _weights(labels: np.ndarray, num_classes: int, model_number: int, folder: Path) -> np.ndarray:

@@ -1,0 +1,39 @@
+"""Code of the user's: a function in a Python file, named as path/to/file.py:function, that builds a network.
+
+Whoever names such a file runs its code, as with any Python script.
+"""
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hybridrepair.base.errors import UserError, reason_of
+
+
+def is_builder(name: str) -> bool:
+    """Whether `name` is of the form FILE.py:FUNCTION."""
+    return ".py:" in name
+
+
+def builder(name: str) -> Callable:
+    """The function that FILE.py:FUNCTION names. UserError if there is no such file or function, or the file cannot be run.
+
+    The file may import what lies beside it.
+    """
+    file, _, function = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}, which {name} names; give the path of a Python file and a function in it")
+    spec = importlib.util.spec_from_file_location(f"builder_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"{path} cannot be run ({reason_of(error)}); run it by Python to see where it fails") from error
+    made = getattr(module, function, None)
+    if not callable(made):
+        raise UserError(f"{path} has no function {function!r}; give FILE.py:FUNCTION with one that it defines")
+    return made
+

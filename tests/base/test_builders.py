@@ -1,0 +1,25 @@
+"""Functions named as FILE.py:FUNCTION."""
+import pytest
+
+from hybridrepair.base.builders import builder, is_builder
+from hybridrepair.base.errors import UserError
+
+
+def test_a_builder_is_named_by_file_and_function():
+    assert is_builder("nets/mine.py:build") and not is_builder("mine.py") and not is_builder("timm:resnet18")
+
+
+def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text("answer = 42\n")
+    (tmp_path / "mine.py").write_text("import neighbour_of_mine\ndef build(n):\n    return neighbour_of_mine.answer + n\n")
+    assert builder(f"{tmp_path}/mine.py:build")(1) == 43
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "there is no file"), ("import no_such_module_at_all", "cannot be run \\(ModuleNotFoundError"), ("def other(): pass", "no function 'build'"),
+    ("build = 3", "no function 'build'"), ("def build(:", "cannot be run \\(SyntaxError")])
+def test_what_cannot_be_built_is_one_sentence(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(UserError, match=message):
+        builder(f"{tmp_path}/mine.py:build")
