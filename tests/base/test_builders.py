@@ -16,7 +16,8 @@ def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_pat
 
 
 @pytest.mark.parametrize("content, message", [
-    (None, "there is no file"), ("import no_such_module_at_all", "cannot be run \\(ModuleNotFoundError"), ("def other(): pass", "no function 'build'"),
+    (None, "there is no file"), ("import no_such_module_at_all", "cannot be run \\(ModuleNotFoundError"),
+    ("def other(): pass", "no function 'build'"),
     ("build = 3", "no function 'build'"), ("def build(:", "cannot be run \\(SyntaxError")])
 def test_what_cannot_be_built_is_one_sentence(tmp_path, content, message):
     if content is not None:
