@@ -10,7 +10,7 @@ from hybridrepair.base.device import PRECISIONS
 from hybridrepair.images import data
 from hybridrepair.images.randomness import MAX_SEED, SEED
 from hybridrepair.selection.clustering import CLUSTERINGS
-from hybridrepair.selection.features import MOCO, MODEL
+from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS
 from mymodels import MODELS
 
@@ -104,7 +104,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--labels", metavar="FILE", help="CSV with the columns index and label: your annotators' answers, "
                        "asked instead of the dataset's labels")
     parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, typiclust and coreset read: {MOCO}, {MODEL} (of the model under "
-                          "repair), or the path of a MoCo v3 checkpoint", metavar="NAME")
+                          f"repair), the path of a MoCo v3 checkpoint, or a pretrained network as it is: {TIMM}NAME, or "
+                          "FILE.py:FUNCTION, whose code is run and returns it (hybridrepair/selection/extractor.py)", metavar="NAME")
 
     group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
     group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and propagate their "

@@ -17,7 +17,7 @@ from hybridrepair.run import settings
 from hybridrepair.run.annotation import budget_of, oracle_of
 from hybridrepair.run.models import Models, checkpoint_path
 from hybridrepair.selection.clustering import regions
-from hybridrepair.selection.features import MODEL, extractor_path
+from hybridrepair.selection.extractor import extractor_of
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
@@ -56,8 +56,8 @@ class Scenario:
             self.dataset = data.load(args.dataset, args.data_path)
             self.budget = budget_of(args.p_budget, len(self.dataset.split["pool"]))
             self.oracle = oracle_of(self.dataset, self.budget, args.labels)
-            # the MoCo v3 checkpoint of the latents, told before a training of hours where it is missing
-            self.extractor = extractor_path(args.fe, args.dataset) if settings.uses_embedding(args) and args.fe != MODEL else None
+            # of the latents, told before a training of hours where it is missing
+            self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             self.checkpoint_path = checkpoint_path(args)
             self.weights = checkpoint.digest(self.checkpoint_path.read_bytes())
 

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from hybridrepair.base import checkpoint
-from hybridrepair.selection.features import MOCO, MODEL
+from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
 
 # flags that change what a clustering gives
@@ -32,10 +32,10 @@ def tau_rule(args) -> str:
     return "avg_tao" if args.avg_tao else "auto_tao" if args.auto_tao else "tao"
 
 
-def settings_of(args, extractor: Path | None, weights: str) -> dict:
+def settings_of(args, extractor: Extractor | None, weights: str) -> dict:
     """All settings that make the result of this solution, but data, model, solution, budget and seed.
 
-    `extractor` is the checkpoint of the features that clusters are made in, `weights` the digest of the model under repair.
+    `extractor` gives the features that clusters are made in, None for the model, `weights` the digest of the model under repair.
     """
     names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"] + ["estimated_statistics"] * args.estimated_statistics
     if SOLUTIONS[args.solution].by_region:
@@ -52,7 +52,7 @@ def settings_of(args, extractor: Path | None, weights: str) -> dict:
         names += ["lam_ul"]
     settings = {name: getattr(args, name) for name in names}
     if uses_embedding(args):
-        settings["fe"] = f"{MOCO}:{checkpoint.digest(extractor.read_bytes())}" if extractor else MODEL
+        settings["fe"] = extractor.name if extractor else MODEL
     if args.labels:
         settings["labels"] = checkpoint.digest(Path(args.labels).read_bytes())
     return settings | rounding(args) | {"weights": weights}

@@ -1,4 +1,4 @@
-"""Features of images that regions, coreset and typiclust read: those of the model under repair, or of a MoCo v3 encoder."""
+"""Features of images by an extractor, kept on the disk for the next time."""
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +9,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise
-
-MODEL = "model2test"
-MOCO = "mocov3"
-
-
-def extractor_path(fe: str, dataset: str) -> Path:
-    """The MoCo v3 checkpoint that `--fe` names. UserError if it does not exist."""
-    path = checkpoint.place(dataset, "ckpt_pretrained_mocov3", "checkpoint.pth.tar") if fe == MOCO else Path(fe)
-    if not path.is_file():
-        raise UserError(f"there is no feature extractor {path}; train one with DATASET={dataset} PRETRAIN_FE=1 sh train.sh, or "
-                        f"use the features of the model under repair by --fe {MODEL} (FE={MODEL} in repair.sh)")
-    return path
+from hybridrepair.selection.extractor import Extractor
 
 
 def kept(cache: Path, n: int) -> np.ndarray | None:
@@ -43,19 +32,19 @@ def keep(cache: Path, features: np.ndarray) -> None:
 
 
 @torch.inference_mode()
-def extract(path: Path, normalise: Normalise, images: Tensor, batch_size: int) -> Tensor:
-    """Features float32 [N, D], L2-normalised, of images uint8 [N, H, W, C] by the MoCo v3 checkpoint `path`.
+def extract(extractor: Extractor, normalise: Normalise, images: Tensor, batch_size: int) -> Tensor:
+    """Features float32 [N, D], L2-normalised, of images uint8 [N, H, W, C].
 
-    Kept beside the checkpoint in a file that is named for the weights, the images, their shape and the normalisation.
+    Kept in a file that is named for the extractor, the images, their shape and the normalisation. UserError where they are not finite.
     """
-    made_of = [checkpoint.digest(path.read_bytes()), checkpoint.digest_of(images), *images.shape,
-               *normalise.mean.tolist(), *normalise.std.tolist()]
-    cache = path.with_name(f"features_{checkpoint.digest(repr(made_of).encode())}.npy")
+    made_of = [extractor.made_of, checkpoint.digest_of(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist()]
+    cache = extractor.folder / f"features_{checkpoint.digest(repr(made_of).encode())}.npy"
     features = kept(cache, len(images))
     if features is None:
-        from mymodels import moco  # here, because torchvision is slow to import and other features do without
-        model = moco.load(path).to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a stub's gap
-        batches = progress(images.split(batch_size), "features")
-        features = torch.cat([model(normalise(batch)) for batch in batches]).cpu().numpy()
+        model = extractor.network().eval().to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a stub's gap
+        batches = progress(images.split(min(batch_size, extractor.batch)), "features")
+        features = torch.cat([extractor.read(model(extractor.prepare(batch, normalise))).cpu() for batch in batches]).numpy()
+        if not np.isfinite(features).all():
+            raise UserError(f"the features of {extractor.name} are not finite; check its weights and its normalisation")
         keep(cache, features)
     return torch.from_numpy(features).to(images.device)

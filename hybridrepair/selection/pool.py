@@ -2,7 +2,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import key
 from hybridrepair.selection.clustering import Regions
+from hybridrepair.selection.extractor import Extractor
 from hybridrepair.selection.features import extract
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised, predict, unsmoothness
 
@@ -20,7 +20,7 @@ from hybridrepair.selection.uncertainty import Unsmoothness, normalised, predict
 class Pool:
     """The pool of a dataset and what `model` makes of it, computed when first asked for: a strategies.Evidence.
 
-    `cut` makes regions of the embedding. Latents are features by the MoCo v3 checkpoint `extractor`, or without one by the model.
+    `cut` makes regions of the embedding. Latents are features by the `extractor`, or without one by the model.
     """
     dataset: Dataset
     model: nn.Module
@@ -28,7 +28,7 @@ class Pool:
     device: torch.device
     seed: int
     batch_size: int
-    extractor: Path | None
+    extractor: Extractor | None
     cut: Callable[[Tensor], Regions]
 
     @property
@@ -85,7 +85,7 @@ class Pool:
 
     @cached_property
     def latents(self) -> Tensor:
-        """The features that --fe names, float32 [N, D]: those of MoCo v3 are L2-normalised."""
+        """The features that --fe names, float32 [N, D]: those of an extractor are L2-normalised."""
         if self.extractor is None:
             return self.features
         return extract(self.extractor, self.normalise, self.images, self.batch_size)

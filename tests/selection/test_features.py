@@ -12,8 +12,8 @@ from torchvision.models.resnet import BasicBlock, ResNet, resnet18, resnet50
 
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
-from hybridrepair.selection import features
-from hybridrepair.selection.features import extract, extractor_path
+from hybridrepair.selection.extractor import encoder
+from hybridrepair.selection.features import extract
 from mymodels import moco
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -69,7 +69,7 @@ def path(tmp_path, published) -> Path:
 @pytest.fixture
 def cached(path) -> tuple[Path, Tensor]:
     """The cache that one extraction leaves, and the features."""
-    found = extract(path, NORMALISE, IMAGES, 9)
+    found = extract(encoder(path, "signs"), NORMALISE, IMAGES, 9)
     cache, = path.parent.glob("features_*.npy")
     return cache, found
 
@@ -79,11 +79,11 @@ def cached(path) -> tuple[Path, Tensor]:
 @pytest.mark.parametrize("make, prefix", [(resnet18, "module."), (shallow, ""), (resnet50, "module.")])
 @torch.no_grad()
 def test_features_are_the_normalised_prediction_of_the_base_encoder(tmp_path, make, prefix):
-    encoder, predictor = encoder_and_predictor(make)
-    path = publish(tmp_path / "file", encoder, predictor, prefix)
+    network, predictor = encoder_and_predictor(make)
+    path = publish(tmp_path / "file", network, predictor, prefix)
     x = (IMAGES.numpy().transpose(0, 3, 1, 2) / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
-    expected = F.normalize(predictor(encoder(torch.from_numpy(x).float())), dim=1)
-    found = extract(path, NORMALISE, IMAGES, 9)
+    expected = F.normalize(predictor(network(torch.from_numpy(x).float())), dim=1)
+    found = extract(encoder(path, "signs"), NORMALISE, IMAGES, 9)
     assert found.shape == (9, 8) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (expected.std(0) > 0.01).all()  # the images differ
@@ -93,14 +93,14 @@ def test_features_are_the_normalised_prediction_of_the_base_encoder(tmp_path, ma
 def test_features_do_not_depend_on_the_batch_size(path, cached, batch_size):
     cache, expected = cached
     cache.unlink()
-    torch.testing.assert_close(extract(path, NORMALISE, IMAGES, batch_size), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(extract(encoder(path, "signs"), NORMALISE, IMAGES, batch_size), expected, rtol=0, atol=1e-5)
 
 
 # --- the cache
 
 def test_features_are_computed_once(path, cached, monkeypatch):
     monkeypatch.setattr(moco, "load", None)
-    again = extract(path, NORMALISE, IMAGES, 2)
+    again = extract(encoder(path, "signs"), NORMALISE, IMAGES, 2)
     assert again.equal(cached[1]) and again.dtype == torch.float32
     assert [*path.parent.glob("features_*")] == [cached[0]]
 
@@ -123,8 +123,8 @@ def test_features_of_anything_else_are_computed_anew(path, cached, tmp_path, ima
     if change:
         change(path)
     alone = Path(shutil.copy(path, (tmp_path / "alone").mkdir() or tmp_path / "alone"))
-    found = extract(path, normalise, images, 9)
-    assert not torch.allclose(found, cached[1], atol=1e-3) and found.equal(extract(alone, normalise, images, 9))
+    found = extract(encoder(path, "signs"), normalise, images, 9)
+    assert not torch.allclose(found, cached[1], atol=1e-3) and found.equal(extract(encoder(alone, "signs"), normalise, images, 9))
 
 
 def cut(keep: float):
@@ -149,7 +149,7 @@ def as_archive(path: Path, array: np.ndarray) -> None:
 def test_a_damaged_cache_is_replaced(path, cached, damage):
     cache, expected = cached
     damage(cache, expected.numpy())
-    torch.testing.assert_close(extract(path, NORMALISE, IMAGES, 9), expected, rtol=0, atol=0)
+    torch.testing.assert_close(extract(encoder(path, "signs"), NORMALISE, IMAGES, 9), expected, rtol=0, atol=0)
     assert np.array_equal(np.load(cache), expected) and len([*path.parent.iterdir()]) == 2
 
 
@@ -157,36 +157,16 @@ def test_where_no_cache_can_be_written_features_are_given_and_a_line_says_so(pat
     cache, expected = cached
     cache.unlink()
     cache.mkdir()
-    assert extract(path, NORMALISE, IMAGES, 9).equal(expected)
+    assert extract(encoder(path, "signs"), NORMALISE, IMAGES, 9).equal(expected)
     assert f"not kept for the next time: {cache} cannot be written" in capsys.readouterr().out
     assert {*path.parent.iterdir()} == {path, cache}
 
 
 # --- errors
 
-@pytest.mark.parametrize("fe, name", [
-    ("mocov3", "check_point/signs/ckpt_pretrained_mocov3/checkpoint.pth.tar"), ("other/file.pth", "other/file.pth"), (".", "."),
-])
-def test_a_missing_extractor_names_the_call_that_trains_one(tmp_path, monkeypatch, fe, name):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as caught:
-        extractor_path(fe, "signs")
-    message = str(caught.value)
-    assert f"no feature extractor {name};" in message and "DATASET=signs PRETRAIN_FE=1 sh train.sh" in message
-    assert "--fe model2test" in message and "\n" not in message
-
-
-def test_an_extractor_is_found_by_its_name_and_by_its_path(tmp_path, monkeypatch, published):
-    monkeypatch.chdir(tmp_path)
-    path = Path("check_point/signs/ckpt_pretrained_mocov3/checkpoint.pth.tar")
-    path.parent.mkdir(parents=True)
-    shutil.copy(published, path)
-    assert extractor_path(features.MOCO, "signs") == path and extractor_path(str(published), "signs") == published
-
-
 def test_images_of_other_channels_are_refused_and_leave_no_cache(tmp_path):
     path = publish(tmp_path / "file", *encoder_and_predictor(channels=1))
     with pytest.raises(UserError, match="reads images of 1 channels, and these have 3"):
-        extract(path, NORMALISE, IMAGES, 4)
-    assert extract(path, Normalise([0.5], [0.2]), IMAGES[..., :1], 4).shape == (9, 8)
+        extract(encoder(path, "signs"), NORMALISE, IMAGES, 4)
+    assert extract(encoder(path, "signs"), Normalise([0.5], [0.2]), IMAGES[..., :1], 4).shape == (9, 8)
     assert len([*tmp_path.iterdir()]) == 2
