@@ -11,7 +11,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
 from hybridrepair.run import report
 from hybridrepair.run.flags import repair_parser
-from hybridrepair.run.repair import repair
+from hybridrepair.run.repair import annotates, repair
 from hybridrepair.run.scenario import Scenario
 
 
@@ -21,13 +21,17 @@ def parse_args(argv: list[str] | None = None):
 
 def main(args) -> None:
     task = Scenario(args)
+    if annotates(args):
+        task.oracle.expect_labels()
+    if args.check:
+        return
     results = report.Run(task)
     with checkpoint.locked(results.folder, wait=False) as ours:
         done = results.find()
         if done and not args.force:
             results.state.unlink(missing_ok=True)  # left where the end came between the row and this
             print(f"done already, in {results.results}: {results.folder.name}")
-            print(report.headline(float(done["acc_before"]), float(done["acc_after"])))
+            print(report.headline(*(float(done[name]) if done[name] else None for name in ("acc_before", "acc_after")), task.judged_on))
         elif not ours:
             print(f"another process is at it, skipped: {results.folder.name}")
         else:

@@ -21,6 +21,12 @@ class Oracle:
         """Distinct images annotated so far."""
         return len(self._asked)
 
+    def expect_labels(self) -> None:
+        """UserError where there is no label at all, before anything that takes long."""
+        if (self._labels == UNKNOWN).all():
+            raise UserError(f"{self.source} has no labels of pool images to annotate with; run selection.py, fill in the label "
+                            "column of what it writes, and pass it as --labels")
+
     def annotate(self, index: np.ndarray) -> np.ndarray:
         """Labels int64 [B] of the pool images `index` int64 [B]. UserError beyond the budget or where none is known."""
         asked = self._asked | set(index.tolist())

@@ -131,6 +131,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")
     group.add_argument("--estimated_statistics", action="store_true", help="batch norm takes its statistics from replayed train images "
                        "after each epoch, instead of keeping those of training batches, mixed views included, as published")
+    group.add_argument("--no_replay", action="store_true", help="do without the images that the model was trained on: it is not "
+                       "fine-tuned on them first, and repair sees annotated and trusted images alone")
     group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of all that is random")
 
     group = parser.add_argument_group("results")
@@ -139,6 +141,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--force", action="store_true", help="do again what is done already, and replace its results")
     group.add_argument("--save_every", type=number(float, 0), default=120, help="seconds between writes of the state within an epoch, "
                        "from which the same command goes on if it is interrupted; it is written after each epoch too")
+    group.add_argument("--check", action="store_true", help="check dataset, budget, labels and features, for which no model needs to "
+                       "be there yet, and stop")
     add_published(parser, step=int, latent_space_plot=None, tcp=int)
     add_machine(parser)
     return parser

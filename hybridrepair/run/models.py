@@ -41,7 +41,7 @@ class Models:
     """The model under repair in `path`, whose digest is `weights`, in its forms; each is made when first asked for."""
 
     def __init__(self, args, path: Path, weights: str, dataset: Dataset, device: torch.device, normalise: Normalise, train: Labelled,
-                 accuracy_of: Callable[[nn.Module], float]):
+                 accuracy_of: Callable[[nn.Module], float | None]):
         self.args, self.path, self.weights, self.dataset, self.device = args, path, weights, dataset, device
         self.normalise, self.train, self.accuracy_of = normalise, train, accuracy_of
 
@@ -58,7 +58,9 @@ class Models:
 
     @cached_property
     def tuned(self) -> nn.Module:
-        """After fine-tuning on its own train set: what every repair starts from."""
+        """After fine-tuning on its own train set, if that is replayed: what every repair starts from."""
+        if self.args.no_replay:
+            return self.raw
         model, recipe = self._loaded(), recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
         settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args)
         baseline.tune(model, baseline.path_of(self.path, settings), self.normalise, self.train, recipe, settings, self.accuracy_of)

@@ -16,24 +16,26 @@ matplotlib.use("Agg")
 BEFORE, AFTER = "0.6", "tab:blue"
 
 
-def write(folder: Path, pool: Pool, selection: Selection, epochs: list[dict], t2: Tensor, before: Tensor, after: Tensor) -> None:
-    """Write the plots of a run into `folder`; t2, before, after int64 [N] are the true and the predicted classes of T2.
+def write(folder: Path, pool: Pool, selection: Selection, epochs: list[dict], truth: Tensor, before: Tensor, after: Tensor,
+          part: str = "T2") -> None:
+    """Write the plots of a run into `folder`; truth, before, after int64 [N] are true and predicted classes of a part, "" for none.
 
     The unsmoothness and the sizes of regions are drawn where the solution has them, and truth is known.
     """
-    truth = t2.cpu().numpy()
-    right_before, right_after = (prediction.cpu().numpy() == truth for prediction in (before, after))
-    save(folder / "accuracy.png", accuracy(epochs, 100 * right_before.mean()))
-    save(folder / "per_class.png", per_class(pool.dataset.class_names, truth, right_before, right_after))
+    if part:
+        judged = truth.cpu().numpy()
+        right_before, right_after = (prediction.cpu().numpy() == judged for prediction in (before, after))
+        save(folder / "accuracy.png", accuracy(epochs, 100 * right_before.mean(), part))
+        save(folder / "per_class.png", per_class(pool.dataset.class_names, judged, right_before, right_after, part))
     if selection.regions is None:
         return
     sizes = np.bincount(selection.regions.label.cpu().numpy() + 1)[1:]  # without noise
     asked = np.unique(selection.region[selection.region >= 0])
     save(folder / "region_sizes.png", region_sizes(sizes, asked))
-    truth = pool.dataset.labels[pool.pool_index]
-    known = truth != UNKNOWN
+    labels = pool.dataset.labels[pool.pool_index]
+    known = labels != UNKNOWN
     if known.any():
-        wrong = pool.probs.argmax(1).cpu().numpy() != truth
+        wrong = pool.probs.argmax(1).cpu().numpy() != labels
         save(folder / "unsmoothness.png", unsmoothness(pool.unsmoothness.cpu().numpy()[known], wrong[known]))
 
 
@@ -50,9 +52,9 @@ def axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4)) -> tupl
     return figure, panel
 
 
-def accuracy(epochs: list[dict], before: float) -> Figure:
-    """T2 accuracy in percent over the epochs, epoch 0 being the model before repair."""
-    figure, panel = axes("T2 accuracy while fine-tuning", "epoch", "accuracy (%)")
+def accuracy(epochs: list[dict], before: float, part: str = "T2") -> Figure:
+    """Accuracy in percent over the epochs, epoch 0 being the model before repair."""
+    figure, panel = axes(f"{part} accuracy while fine-tuning", "epoch", "accuracy (%)")
     panel.axhline(before, color=BEFORE, linestyle="--", label="before")
     panel.plot([0] + [each["epoch"] for each in epochs], [before] + [each["acc"] for each in epochs], "o-", color=AFTER, label="after")
     whole = AutoLocator()
@@ -86,11 +88,11 @@ def region_sizes(sizes: np.ndarray, asked: np.ndarray) -> Figure:
     return figure
 
 
-def per_class(names: list[str], truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> Figure:
-    """T2 accuracy in percent of each class, from classes int64 [N] and correctness bool [N] before and after repair."""
+def per_class(names: list[str], truth: np.ndarray, before: np.ndarray, after: np.ndarray, part: str = "T2") -> Figure:
+    """Accuracy in percent of each class, from classes int64 [N] and correctness bool [N] before and after repair."""
     count = np.maximum(np.bincount(truth, minlength=len(names)), 1)
     right = {"before": before, "after": after}
-    return bars("T2 accuracy per class", "accuracy (%)", names, {
+    return bars(f"{part} accuracy per class", "accuracy (%)", names, {
         name: 100 * np.bincount(truth[each], minlength=len(names)) / count for name, each in right.items()})
 
 

@@ -1,5 +1,7 @@
 """The repair itself: select, annotate and propagate, fine-tune with a measurement after each epoch, report."""
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,28 +18,51 @@ from hybridrepair.selection.uncertainty import Unsmoothness, normalised
 from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
 
 
+@dataclass
+class Outcome:
+    """What a repair came to."""
+    model: nn.Module  # repaired
+    selection: Selection
+    answers: np.ndarray  # int64 [B], the labels of the annotated images
+    before: Tensor  # int64 [N], classes of the judged part as predicted before repair
+    after: Tensor  # and after it
+    epochs: list[dict]  # a record for each
+    row: dict  # columns of results.csv, but what tells one run from another
+
+
 def repair(task: Scenario, results: report.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
+    outcome = perform(task, lambda data: checkpoint.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
+                                                         task.args.force))
+    write(task, results, outcome)
+    results.state.unlink(missing_ok=True)
+    print_end(task, results, outcome)
+
+
+def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None]) -> Outcome:
+    """Repair the model of a scenario, printing as it goes; `state_of` gives the state to go on from for the digest of the data."""
     args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):
-        acc_raw, before = task.accuracy_of(models.raw), task.predictions_of(models.tuned)
-        acc_before = task.score(before)
-    print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: pool {pool.n}, budget {task.budget}, "
-          f"T2 acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair", flush=True)
-    with task.stage("select"):
+        acc_raw = task.accuracy_of(models.raw)
+    with task.stage("select"):  # before the fine-tuning, which would be in vain where a label is missing
         selection = select(pool, args.solution, task.budget) if annotates(args) else nothing(pool.n)
         answers = task.oracle.annotate(selection.annotated)
         training = Training(task, selection, answers)
+    with task.stage("load"):
+        before = task.predictions_of(models.tuned)
+        acc_before = task.score(before)
+    told = f"pool {pool.n}, budget {task.budget}"
+    if acc_raw is not None:
+        told += f", {task.judged_on} acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair"
+    print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: {told}", flush=True)
     row = {"n_annotated": task.oracle.n_asked, "annotated_wrong": training.annotated_wrong, "n_propagated": training.n_propagated,
            "propagation_acc": training.propagation_acc, **training.taus, "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw,
-           "acc_before": acc_before, **training.start}
+           "acc_before": acc_before, "judged_on": task.judged_on, **training.start}
     print(line_of_selection(row), flush=True)
     model = models.to_repair()
-    made_of = results.identity | {"data": training.digest()}
-    kept = checkpoint.Kept(results.state, made_of, args.save_every, args.force)
-    epochs = training.run(model, kept)
-    write(task, results, selection, answers, model, epochs, before, row)
-    kept.remove()
+    epochs = training.run(model, state_of(training.digest()))
+    after = task.predictions_of(model)
+    return Outcome(model, selection, answers, before, after, epochs, row | end_of(task, epochs, before, after))
 
 
 def annotates(args) -> bool:
@@ -82,7 +107,7 @@ class Training:
     def digest(self) -> str:
         """What tells the data of this training from another's: images and labels of all parts that it uses."""
         task, pool = self.task, self.task.pool
-        return checkpoint.digest_of(task.train.images, task.train.labels, task.t2.images, task.t2.labels, pool.images,
+        return checkpoint.digest_of(task.train.images, task.train.labels, task.judged.images, task.judged.labels, pool.images,
                                     torch.from_numpy(self.labels))
 
     def trust(self, unsmoothness: Tensor) -> np.ndarray:
@@ -99,14 +124,14 @@ class Training:
                 "guess_acc_trusted": report.right(self.task.pool, guess, trusted),
                 "guess_acc_propagated": report.right(self.task.pool, guess, self.propagated)}
 
-    def run(self, model: nn.Module, kept: checkpoint.Kept) -> list[dict]:
+    def run(self, model: nn.Module, kept: checkpoint.Kept | None) -> list[dict]:
         """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, of which a line is printed."""
         task, pool = self.task, self.task.pool
         labelled = torch.from_numpy(np.flatnonzero(self.labels != UNKNOWN)).to(task.device)
         known = torch.from_numpy(self.labels).to(task.device)
         chosen = Labelled(pool.images[labelled], known[labelled]) if annotates(task.args) else None
-        epochs = [*kept.state["records"]] if kept.state else []
-        if kept.state:
+        epochs = [*kept.state["records"]] if kept and kept.state else []
+        if kept and kept.state:
             print(f"going on after epoch {len(epochs)}, from {kept.path}", flush=True)
         for record in finetune(model, task.normalise, task.train, recipe_of(task.args, "repair", task.seed), chosen, pool=pool.images,
                                known=known, unlabelled=self.unlabelled, kept=kept):
@@ -114,7 +139,7 @@ class Training:
             self.measure(model, record)
             record["seconds_measure"] = time.perf_counter() - start
             epochs.append(record)
-            print(line_of(record, task.args.retrain_epoch), flush=True)
+            print(line_of(record, task.args.retrain_epoch, task.judged_on), flush=True)
         task.seconds |= {"finetune": sum(record["seconds"] for record in epochs),
                          "measure": sum(record["seconds_measure"] for record in epochs)}
         return epochs
@@ -130,30 +155,47 @@ class Training:
                 self.unlabelled.weights = sampling_weights(self.solution.unlabelled, self.labels, trust)
 
 
-def write(task: Scenario, results: report.Run, selection: Selection, answers: np.ndarray, model: nn.Module, epochs: list[dict],
-          before: Tensor, row: dict) -> None:
-    """Leave the results: `row` as far as it is known before fine-tuning, before int64 [N] the classes of T2 predicted then."""
-    after, last = task.predictions_of(model), epochs[-1]
-    right_before, right_after = before == task.t2.labels, after == task.t2.labels
-    smoothest = min(epochs, key=lambda each: each["unsmoothness"]) if SOLUTIONS[task.args.solution].by_region else None
-    row |= {"acc_after": last["acc"], "acc_smoothest": smoothest and smoothest["acc"],
-            "acc_best": max(each["acc"] for each in epochs), "fixed": int((~right_before & right_after).sum()),
-            "broken": int((right_before & ~right_after).sum()),
-            **{f"{name}_after": last.get(name) for name in ("unsmoothness", "guess_acc_trusted", "guess_acc_propagated")},
-            **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": sum(task.seconds.values()),
-            "versions": report.versions(), "device": report.device_name(task.device)}
-    report.write_selected(results.folder / "selected.csv", task.pool, selection, answers)
+def end_of(task: Scenario, epochs: list[dict], before: Tensor, after: Tensor) -> dict:
+    """The columns that are known after the last epoch; before, after int64 [N] are the predicted classes of the judged part."""
+    last, smoothest, truth = epochs[-1], smoothest_of(task, epochs), task.judged.labels
+    right_before, right_after = before == truth, after == truth
+    judged = {} if not task.judged_on else {
+        "acc_after": last["acc"], "acc_smoothest": smoothest and smoothest["acc"], "acc_best": max(each["acc"] for each in epochs),
+        "fixed": int((~right_before & right_after).sum()), "broken": int((right_before & ~right_after).sum())}
+    return judged | {
+        **{f"{name}_after": last.get(name) for name in ("unsmoothness", "guess_acc_trusted", "guess_acc_propagated")},
+        **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": sum(task.seconds.values()),
+        "versions": report.versions(), "device": report.device_name(task.device)}
+
+
+def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
+    """The record of the epoch with the smoothest pool, None for a solution that does not measure it."""
+    return min(epochs, key=lambda each: each["unsmoothness"]) if SOLUTIONS[task.args.solution].by_region else None
+
+
+def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
+    """Leave the results: what was chosen, the model, the records, plots, and the row."""
+    report.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
     checkpoint.save(results.folder / f"{task.checkpoint_path.stem}_repaired.t7",
-                    {"net": checkpoint.weights_of(model), "acc": last["acc"], "epoch": len(epochs), "settings": results.identity})
-    report.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": row,
-                                                    "epochs": epochs, **report.environment(task.device)})
-    plots.write(results.folder, task.pool, selection, epochs, task.t2.labels, before, after)
-    results.write_row(row)
-    print(f"fixed {row['fixed']}, broken {row['broken']} of {len(after)} T2 images; everything is in {results.folder}")
-    if smoothest:
-        print(f"T2 acc of the smoothest epoch ({smoothest['epoch']}): {smoothest['acc']:.2f}")
-    print(f"T2 acc of the best epoch, an upper bound chosen on T2 itself: {row['acc_best']:.2f}")
-    print(report.headline(row["acc_before"], row["acc_after"]))
+                    {"net": checkpoint.weights_of(outcome.model), "acc": outcome.epochs[-1]["acc"], "epoch": len(outcome.epochs),
+                     "settings": results.identity})
+    report.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
+                                                    "epochs": outcome.epochs, **report.environment(task.device)})
+    results.write_row(outcome.row)
+    plots.write(results.folder, task.pool, outcome.selection, outcome.epochs, task.judged.labels, outcome.before, outcome.after,
+                task.judged_on)
+
+
+def print_end(task: Scenario, results: report.Run, outcome: Outcome) -> None:
+    """The last lines of a repair."""
+    part, row, smoothest = task.judged_on, outcome.row, smoothest_of(task, outcome.epochs)
+    told = f"fixed {row['fixed']}, broken {row['broken']} of {len(outcome.after)} {part} images; " if part else ""
+    print(f"{told}everything is in {results.folder}")
+    if part:
+        if smoothest:
+            print(f"{part} acc of the smoothest epoch ({smoothest['epoch']}): {smoothest['acc']:.2f}")
+        print(f"{part} acc of the best epoch, an upper bound chosen on {part} itself: {row['acc_best']:.2f}")
+    print(report.headline(row["acc_before"], row.get("acc_after"), part))
 
 
 def line_of_selection(row: dict) -> str:
@@ -165,13 +207,15 @@ def line_of_selection(row: dict) -> str:
     if row["propagation_acc"] is not None:
         told[1] += f" ({row['propagation_acc']:.2f} % right)"
     told += [f"unlabelled {row['n_unlabelled']}"] + ([f"tau {row['tau']:.4f}"] if "tau" in row else [])
-    told += [f"estimates of tau {row['tau_auto']:.4f} (automatic), {row['tau_avg']:.4f} (average)"] if "tau_auto" in row else []
+    estimates = [f"{row[key]:.4f} ({name})" for key, name in (("tau_auto", "automatic"), ("tau_avg", "average"))
+                 if row.get(key) is not None]
+    told += [f"estimates of tau {', '.join(estimates)}"] if estimates else []
     return ", ".join(told)
 
 
-def line_of(record: dict, epochs: int) -> str:
-    """One line an epoch, for the terminal."""
-    told = [f"epoch {record['epoch']:2d}/{epochs}", f"T2 acc {record['acc']:.2f}"]
+def line_of(record: dict, epochs: int, part: str) -> str:
+    """One line an epoch, for the terminal; `part` is the one that accuracy is reported on."""
+    told = [f"epoch {record['epoch']:2d}/{epochs}"] + ([f"{part} acc {record['acc']:.2f}"] if part else [])
     told += [f"{name} {record[key]:.4f}" for name, key in (("loss", "loss"), ("SSL loss", "ssl_loss")) if record[key] is not None]
     told += [f"unsmoothness {record['unsmoothness']:.1f}"] if "unsmoothness" in record else []
     return "  ".join([*told, f"{record['images'] / record['seconds']:.0f} images/s"])

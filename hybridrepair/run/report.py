@@ -27,7 +27,7 @@ from hybridrepair.selection.uncertainty import VIEWS
 IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "settings")
 STAGES = ("load", "select", "finetune", "measure")
 COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
-           "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "annotated_wrong", "tau_auto", "tau_avg",
+           "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "judged_on", "annotated_wrong", "tau_auto", "tau_avg",
            "unsmoothness_before", "unsmoothness_after", "guess_acc_trusted_before", "guess_acc_trusted_after",
            "guess_acc_propagated_before", "guess_acc_propagated_after", *(f"seconds_{stage}" for stage in STAGES), "seconds_total",
            "versions", "device", "run")
@@ -48,8 +48,11 @@ def accuracy_text(percent: float) -> str:
     return f"{percent:.2f}".rstrip("0").rstrip(".")
 
 
-def headline(before: float, after: float) -> str:
-    return f"T2 Acc before/after repair: {accuracy_text(before)}/{accuracy_text(after)}"
+def headline(before: float | None, after: float | None, part: str = "T2") -> str:
+    """The last line of a repair, from accuracies in percent on a part, None where nothing is labelled."""
+    if before is None or after is None:
+        return "repaired; there are no labelled images to report accuracy on"
+    return f"{part} Acc before/after repair: {accuracy_text(before)}/{accuracy_text(after)}"
 
 
 def versions() -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
+from hybridrepair.base.errors import UserError
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
@@ -54,10 +55,13 @@ class Scenario:
             self.device = device_of(args.device)
             self.seed, self.batch_size = args.manualSeed, args.batch_size
             self.dataset = data.load(args.dataset, args.data_path)
+            self.settle()
             self.budget = budget_of(args.p_budget, len(self.dataset.split["pool"]))
             self.oracle = oracle_of(self.dataset, self.budget, args.labels)
             # of the latents, told before a training of hours where it is missing
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
+            if args.check:
+                return
             self.checkpoint_path = checkpoint_path(args)
             self.weights = checkpoint.digest(self.checkpoint_path.read_bytes())
 
@@ -67,6 +71,23 @@ class Scenario:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def settle(self) -> None:
+        """Make the flags those that the dataset's parts allow: without T2 or train images tau is --tao. UserError where none do."""
+        args, missing = self.args, [part for part, index in self.dataset.split.items() if not len(index)]
+        if "train" in missing and not args.no_replay:
+            raise UserError(f"dataset {args.dataset} has no train images to replay; add those that the model was trained on, or repair "
+                            "without them by --no_replay")
+        if args.no_replay and args.estimated_statistics:
+            raise UserError("--estimated_statistics reads replayed images, and --no_replay leaves those out; give one of them")
+        if args.no_replay and args.sel_u_data and not args.sel_l_data:
+            raise UserError("--no_replay with --sel_u_data alone leaves no labelled image to train on; add --sel_l_data")
+        estimated = args.auto_tao or args.avg_tao
+        args.avg_tao &= "T2" not in missing
+        args.auto_tao &= "T2" not in missing and not args.no_replay
+        if estimated and not (args.auto_tao or args.avg_tao) and settings.semi_supervised(args):
+            lacking = "T2" if "T2" in missing else "train"
+            print(f"tau is --tao {args.tao:g}: there are no {lacking} images to estimate it from", flush=True)
 
     @property
     def settings(self) -> dict:
@@ -80,13 +101,26 @@ class Scenario:
 
     @cached_property
     def train(self) -> Labelled:
-        """The biased train set of the model under repair."""
+        """The biased train set of the model under repair; empty where nothing is to be replayed."""
+        if self.args.no_replay:
+            return Labelled.of(self.dataset, self.dataset.split["train"][:0], self.device)
         subset = data.biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))
         return Labelled.of(self.dataset, self.dataset.split["train"][subset["train"]], self.device)
 
     @cached_property
     def t2(self) -> Labelled:
         return Labelled.of(self.dataset, self.dataset.split["T2"], self.device)
+
+    @property
+    def judged_on(self) -> str:
+        """The part that accuracy is reported on: T2, or val where there is no T2, or none."""
+        return next((part for part in ("T2", "val") if len(self.dataset.split[part])), "")
+
+    @cached_property
+    def judged(self) -> Labelled:
+        """The images of that part, none where it is none."""
+        index = self.dataset.split[self.judged_on or "val"]
+        return self.t2 if self.judged_on == "T2" else Labelled.of(self.dataset, index, self.device)
 
     @cached_property
     def pool(self) -> Pool:
@@ -96,7 +130,7 @@ class Scenario:
                       min_samples=args.min_samples, cell_size=args.cell_size)
         return Pool(self.dataset, self.models.raw, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
 
-    # --- models and T2
+    # --- models and what they make of the judged part and of T2
 
     @cached_property
     def models(self) -> Models:
@@ -104,22 +138,28 @@ class Scenario:
                       self.accuracy_of)
 
     def predictions_of(self, model: nn.Module) -> torch.Tensor:
-        """Predicted classes of T2, int64 [N]."""
-        return predict(model, self.normalise, self.t2.images, self.batch_size)[0].argmax(1)
+        """Predicted classes of the judged part, int64 [N]."""
+        if not self.judged_on:
+            return self.judged.labels
+        return predict(model, self.normalise, self.judged.images, self.batch_size)[0].argmax(1)
 
-    def score(self, predicted: torch.Tensor) -> float:
-        """Percentage of T2 whose predicted class int64 [N] is right."""
-        return 100 * (predicted == self.t2.labels).double().mean().item()
+    def score(self, predicted: torch.Tensor) -> float | None:
+        """Percentage of the judged part whose predicted class int64 [N] is right, None where there is none."""
+        return 100 * (predicted == self.judged.labels).double().mean().item() if self.judged_on else None
 
-    def accuracy_of(self, model: nn.Module) -> float:
-        """Accuracy on T2 in percent."""
+    def accuracy_of(self, model: nn.Module) -> float | None:
+        """Accuracy on the judged part in percent, None where there is none."""
         return self.score(self.predictions_of(model))
 
     @cached_property
     def tau_estimates(self) -> Tau:
-        """Both estimates of the smoothness threshold, by the model under repair as its checkpoint has it."""
+        """Estimates of the smoothness threshold, by the model under repair as its checkpoint has it; None where images lack for one."""
+        if not len(self.t2.labels):
+            return Tau(None, None)
         t2 = normalised(unsmoothness(self.models.raw, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
                                      title="unsmoothness of T2").mean_entropy)
+        if not len(self.train.labels):
+            return Tau(None, t2.mean().item())
         train, field = (predict(self.models.raw, self.normalise, images, self.batch_size)[0]
                         for images in (self.train.images, self.t2.images))
         return tau_estimates(train, field, t2)
@@ -127,5 +167,5 @@ class Scenario:
     @property
     def tau(self) -> float:
         """The smoothness threshold, by the rule that the flags choose."""
-        return {"tao": self.args.tao, "auto_tao": self.tau_estimates.auto,
-                "avg_tao": self.tau_estimates.average}[settings.tau_rule(self.args)]
+        estimate = {"auto_tao": self.tau_estimates.auto, "avg_tao": self.tau_estimates.average}.get(settings.tau_rule(self.args))
+        return self.args.tao if estimate is None else estimate

@@ -37,7 +37,8 @@ def settings_of(args, extractor: Extractor | None, weights: str) -> dict:
 
     `extractor` gives the features that clusters are made in, None for the model, `weights` the digest of the model under repair.
     """
-    names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"] + ["estimated_statistics"] * args.estimated_statistics
+    names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"]
+    names += [name for name in ("estimated_statistics", "no_replay") if getattr(args, name)]
     if SOLUTIONS[args.solution].by_region:
         names += ["sel_l_data", "sel_u_data"]
         if args.sel_l_data:

@@ -86,9 +86,9 @@ def tau_of(distance: Tensor, unsmoothness: Tensor, typical: int = TYPICAL) -> fl
 
 
 class Tau(NamedTuple):
-    """The two estimates of the smoothness threshold."""
-    auto: float  # from typical images of T2
-    average: float  # mean unsmoothness of T2
+    """The two estimates of the smoothness threshold; None where there are no images for one."""
+    auto: float | None  # from typical images of T2
+    average: float | None  # mean unsmoothness of T2
 
 
 def tau_estimates(train_logits: Tensor, logits: Tensor, unsmoothness: Tensor) -> Tau:

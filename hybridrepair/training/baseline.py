@@ -23,7 +23,7 @@ def path_of(model: Path, settings: dict) -> Path:
 
 
 def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, recipe: Recipe, settings: dict,
-         accuracy_of: Callable[[nn.Module], float]) -> None:
+         accuracy_of: Callable[[nn.Module], float | None]) -> None:
     """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept."""
     if path.exists():
         content = checkpoint.load(path)

@@ -85,8 +85,10 @@ def smoothed_one_hot(labels: Tensor, classes: int, smoothing: float = SMOOTHING)
 def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_size: int) -> Tensor:
     """Indices int64 of the train images that the model classifies correctly, judged on the plain images.
 
-    All of them where it classifies fewer than two correctly, so that there is something to replay.
+    All of them where it classifies fewer than two correctly, so that there is something to replay; none where there are none.
     """
+    if not len(train.labels):
+        return train.labels
     logits, _ = predict(model, normalise, train.images, batch_size)
     right = (logits.argmax(1) == train.labels).nonzero()[:, 0]
     return right if len(right) > 1 else torch.arange(len(train.labels), device=train.labels.device)
@@ -254,9 +256,10 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
     `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]. What is
-    replayed is decided before each pass. The state goes to `kept` after each epoch, with what the caller has added to its record and
-    the weights of `unlabelled` as they are by then, and now and then within an SSL pass; from its last state it goes on, and ends as
-    if it had not been interrupted. UserError when the loss is no longer finite.
+    replayed is decided before each pass; without train images SSL sees all the chosen ones instead. The state goes to `kept` after
+    each epoch, with what the caller has added to its record and the weights of `unlabelled` as they are by then, and now and then
+    within an SSL pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss is no
+    longer finite.
     """
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     state = kept.state if kept and kept.state else {"records": [], "halfway": None}
@@ -289,10 +292,12 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
                                                      whole=True)
             record["loss"] = loss.item()
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
+            labelled = chosen if chosen is not None and not len(train.labels) else train
             if replay is None or not step:
-                replay = replay_of(model, normalise, train, recipe.batch_size)
-            loss, n = ssl_pass(model, optimizer, normalise, train, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed, epoch,
-                               step, total, after)
+                replay = (replay_of(model, normalise, train, recipe.batch_size) if labelled is train
+                          else torch.arange(len(labelled.labels), device=labelled.labels.device))
+            loss, n = ssl_pass(model, optimizer, normalise, labelled, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed,
+                               epoch, step, total, after)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
         if recipe.estimated_statistics and replay is not None:
             estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch))
