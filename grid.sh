@@ -16,19 +16,6 @@ for flag; do
     esac
 done
 
-# told before a training of hours: these solutions read features
-case " $SOLUTION " in *" hybrid "* | *" TTA "* | *" typiclust "* | *" coreset "*)
-    extractor=$DATASET/ckpt_pretrained_mocov3/checkpoint.pth.tar
-    [ "$FE" != mocov3 ] || [ -f "check_point/$extractor" ] || [ -f "checkpoint/$extractor" ] ||
-        fail "there is no feature extractor for $DATASET; train one with DATASET=$DATASET PRETRAIN_FE=1 sh train.sh, or use \
-the features of the model under repair by FE=model2test" ;;
-esac
-
-train() { # model, number: unless there is a checkpoint
-    [ -n "$given" ] || env -u RANDOM_SEED -u PRETRAIN_FE \
-        DATASET="$DATASET" DATA_ROOT="$DATA_ROOT" MODEL="$1" MODEL_NOS="$2" sh train.sh --if_missing
-}
-
 tau() { # flags for a value of tao
     case $1 in
         auto) echo --auto_tao ;;
@@ -39,7 +26,16 @@ tau() { # flags for a value of tao
 
 [ -z "$FE" ] || set -- --fe "$FE" "$@"
 for model in $MODEL; do for number in ${MODEL_NO:-default}; do
-train "$model" "$number"
+if [ -z "$given" ]; then
+    # what a training of hours would be in vain for is told before it
+    [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || for solution in $SOLUTION; do for budget in ${p_budget:-default}; do
+        # shellcheck disable=SC2046  # a flag and its value
+        "$PYTHON" repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
+            $(flag --p_budget "$budget") "$@" --check
+    done; done
+    env -u RANDOM_SEED -u PRETRAIN_FE DATASET="$DATASET" DATA_ROOT="$DATA_ROOT" MODEL="$model" MODEL_NOS="$number" \
+        sh train.sh --if_missing
+fi
 for solution in $SOLUTION; do for budget in ${p_budget:-default}; do for seed in $RANDOM_SEED; do
 for size in $avg_clustersize; do for samples in $min_samples; do for distance in $eps; do
 for trust in $exp; do for threshold in $tao; do for weight in $lam; do

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import write_small
 from hybridrepair.images.data import DATASETS, Defaults
-from hybridrepair.selection.strategies import SOLUTIONS
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
@@ -90,12 +90,6 @@ def test_what_the_scripts_say_of_digits_is_what_the_registry_holds():
     assert f"empty: {usual.n_epochs} (digits: {digits.n_epochs})" in said["train.sh"]
 
 
-def test_the_solutions_that_are_told_of_a_missing_extractor_are_those_that_read_it():
-    (line,) = [line for line in (ROOT / "grid.sh").read_text().splitlines() if line.startswith('case " $SOLUTION "')]
-    told = {word.strip('*" ') for word in line.partition(" in ")[2].rstrip(")").split("|")}
-    assert told == {name for name, solution in SOLUTIONS.items() if solution.embeds} | {"TTA"}
-
-
 def test_a_model_that_is_named_by_a_flag_is_not_trained_first(clone):
     (clone / "given").mkdir(exist_ok=True)
     shutil.copy(clone / "check_point/small/ckpt_bias/MobileNet_0_b.t7", clone / "given/MobileNet_2_b.t7")
@@ -143,6 +137,17 @@ def test_missing_features_are_told_before_anything_is_trained_and_name_the_call(
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "DATASET=other PRETRAIN_FE=1 sh train.sh" in done.stderr
     assert not (clone / "check_point/other").exists()
+
+
+def test_a_pool_without_labels_is_told_before_anything_is_trained(clone):
+    folder = clone / "dataset/unlabelled"
+    shutil.copytree(clone / "dataset/small", folder, dirs_exist_ok=True)
+    labels = np.load(folder / "labels.npy")
+    labels[340:] = -1  # the pool
+    np.save(folder / "labels.npy", labels)
+    done = sh(clone, "baseline.sh", DATASET="unlabelled", SOLUTION="mcp", p_budget="5")
+    assert done.returncode == 2 and done.stdout == "" and "has no labels of pool images" in done.stderr
+    assert not (clone / "check_point/unlabelled").exists()
 
 
 @pytest.mark.parametrize("variables, part", [({"DATASET": "smal"}, "dataset smal is unknown"), ({"MODEL": "VGG"}, "VGG"),
