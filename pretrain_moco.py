@@ -19,7 +19,7 @@ from hybridrepair.base.errors import run
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import MAX_SEED, SEED, generator, key
-from hybridrepair.run.flags import Parser, add_machine, number
+from hybridrepair.run.flags import Parser, add_data, add_machine, number
 from hybridrepair.run.settings import rounding
 from hybridrepair.training import contrastive
 from mymodels.moco import ARCHITECTURES, MoCo
@@ -30,8 +30,7 @@ KNN_IMAGES = 5000  # labelled train images, at most, among which neighbours are 
 
 def parse_args(argv: list[str] | None = None):
     parser = Parser(__doc__)
-    parser.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_root")
-    parser.add_argument("--data_root", default="dataset", help="folder of all datasets")
+    add_data(parser, "--data_root")
     parser.add_argument("--save_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_pretrained_mocov3)")
     parser.add_argument("--force", action="store_true", help="replace a finished checkpoint, and what other settings left; "
                         "an interrupted training of these settings goes on")
@@ -70,7 +69,7 @@ def parse_args(argv: list[str] | None = None):
 
 def main(args) -> None:
     device = device_of(args.device)
-    dataset = data.load(args.dataset, args.data_root)
+    dataset = data.load(args.dataset, args.data_root, args.img_size, args.skip_bad)
     path = Path(args.save_path or f"check_point/{args.dataset}/ckpt_pretrained_mocov3") / NAME
     index = np.concatenate([dataset.split[part] for part in ("train", "pool")])
     if args.n_images and args.n_images < len(index):
@@ -79,7 +78,7 @@ def main(args) -> None:
              "momentum", "temperature")
     images = dataset.images[index]
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
-                "images": checkpoint.digest(images.tobytes()), "mean": dataset.mean, "std": dataset.std, **rounding(args)}
+                "images": checkpoint.digest(images), "mean": dataset.mean, "std": dataset.std, **rounding(args)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return

@@ -17,10 +17,11 @@ from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
+from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import MAX_SEED, SEED
 from hybridrepair.run import plots
-from hybridrepair.run.flags import Parser, add_machine, add_published, number
-from hybridrepair.run.settings import rounding
+from hybridrepair.run.flags import Parser, add_data, add_machine, add_published, number
+from hybridrepair.run.settings import resolution, rounding
 from hybridrepair.training import classifier
 from hybridrepair.training.finetune import Labelled
 from mymodels import MODELS, create
@@ -28,10 +29,9 @@ from mymodels import MODELS, create
 
 def parse_args(argv: list[str] | None = None):
     parser = Parser(__doc__)
-    parser.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_root")
+    add_data(parser, "--data_root")
     parser.add_argument("--model", choices=list(MODELS), default="MobileNet", help="architecture")
     parser.add_of_dataset(parser, "--class_weight", "model_number", "0, 1, 2: train Model A, B or C", type=int, choices=(0, 1, 2))
-    parser.add_argument("--data_root", default="dataset", help="folder of all datasets")
     parser.add_argument("--save_path", help="folder of the log and the shares of classes (default: save/<dataset>_<model>)")
     parser.add_argument("--checkpoint_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_bias)")
     parser.add_argument("--force", action="store_true", help="train again where a finished checkpoint is, and replace it")
@@ -56,14 +56,15 @@ def main(args) -> None:
     if args.if_missing and usual.exists():
         return
     device = device_of(args.device)
-    dataset = data.load(args.dataset, args.data_root)
+    dataset = data.load(args.dataset, args.data_root, args.img_size, args.skip_bad)
     biased = folder / "biased_dataset" / which
     if not args.checkpoint_path:  # sets of the published code, where there are none of ours
         biased = checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", which)
-    subset = data.biased_subset(dataset, args.class_weight, biased.parent)
+    data.require(dataset, "train", "val")
+    subset = biased_subset(dataset, args.class_weight, biased.parent)
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "lr": args.lr, "batch_size": args.batch_size, "seed": args.manualSeed,
-                **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args)}
+                **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return

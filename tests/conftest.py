@@ -1,6 +1,8 @@
 """What all tests share: a seed, the values recorded from the published code, small data."""
 import json
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 # before torch is imported: threads that wait for each other in turn are slow beside other work (544 s, not 15 s)
@@ -9,7 +11,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
+
+from hybridrepair.base.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +43,46 @@ def write_small(root: Path) -> Path:
     split = {"train": [0, 160], "val": [160, 220], "T2": [220, 340], "pool": [340, 540]}
     (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["zero", "one", "two", "three"]}))
     return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no network in tests")
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def refusal(function, *args, **more) -> str:
+    """The message of the UserError that the call raises, which must be one line."""
+    with pytest.raises(UserError) as caught:
+        function(*args, **more)
+    message = str(caught.value)
+    assert "\n" not in message and not message.endswith(".")
+    return message
+
+
+def arrays(folder: Path, count: int = 12, shape: tuple = (9, 10, 3), description: dict | None = None) -> np.ndarray:
+    """Write a small dataset of two classes as arrays; returns its images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", np.arange(count) % 2)
+    if description is not None:
+        (folder / "dataset.json").write_text(json.dumps(description))
+    return images
+
+
+def picture(path: Path, color, size: tuple = (40, 30), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path)
+
+
+def image_folder(folder: Path) -> None:
+    """train: 2 cats, 2 dogs; val and test: one each; field: 3 flat images, 1 labelled."""
+    for part, count in (("train", 2), ("val", 1), ("test", 1)):
+        for i in range(count):
+            picture(folder / part / "cat" / f"{i}.png", (200, 0, 0))
+            picture(folder / part / "dog" / f"{i}.JPG", (0, 200, 0))
+    for i in range(3):
+        picture(folder / "field" / f"{i}.png", (0, 0, 10 * i))
+    picture(folder / "field" / "dog" / "0.png", 77, mode="L")

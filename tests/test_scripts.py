@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import write_small
-from hybridrepair.images.data import DATASETS, Defaults
+from hybridrepair.images.registry import DATASETS, Defaults
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -154,14 +155,14 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
 
 
-def digest(*contents: bytes) -> str:
+def digest(*contents: bytes | np.ndarray) -> str:
     """The first 16 hex digits of the SHA-256 of the contents, one after the other: what tells files or arrays apart in settings."""
     made = hashlib.sha256()
     for content in contents:
-        made.update(content)
+        made.update(np.ascontiguousarray(content).reshape(-1).data if isinstance(content, np.ndarray) else content)
     return made.hexdigest()[:16]
 
 
 def digest_of(*tensors: torch.Tensor) -> str:
     """The digest of the elements of tensors on any device."""
-    return digest(*(tensor.cpu().numpy().tobytes() for tensor in tensors))
+    return digest(*(tensor.cpu().numpy() for tensor in tensors))

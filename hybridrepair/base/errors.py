@@ -1,4 +1,5 @@
 """Errors that a user can cause, and how an entry script ends on them: one sentence, exit status 2."""
+import io
 import sys
 
 
@@ -12,7 +13,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def run(main, *args) -> None:
-    """Run `main(*args)`; on a UserError, or a file that cannot be used, print one sentence to stderr and exit with status 2."""
+    """Run `main(*args)`; on a UserError, or a file that cannot be used, print one sentence to stderr and exit with status 2.
+
+    What the terminal's encoding lacks, of a file's or a class's name, is printed as an escape.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(*args)
     except UserError as error:

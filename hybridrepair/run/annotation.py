@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from hybridrepair.base.errors import UserError
-from hybridrepair.images.data import UNKNOWN, Dataset
+from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.data import Dataset
 
 
 class Oracle:

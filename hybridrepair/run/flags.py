@@ -7,8 +7,9 @@ from typing import NoReturn
 import torch
 
 from hybridrepair.base.device import PRECISIONS
-from hybridrepair.images import data
+from hybridrepair.images.arrays import MAX_SIZE, MIN_SIZE, SIZE
 from hybridrepair.images.randomness import MAX_SEED, SEED
+from hybridrepair.images.registry import DATASETS, Defaults, defaults_of
 from hybridrepair.selection.clustering import CLUSTERINGS
 from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS
@@ -32,9 +33,9 @@ class Parser(argparse.ArgumentParser):
         self.of_dataset: dict[str, str] = {}
 
     def add_of_dataset(self, group, flag: str, field: str, help: str, **more) -> None:
-        """A flag whose default is that of the dataset: a field of data.Defaults."""
-        usual = getattr(data.Defaults(), field)
-        others = [f", {name}: {value}" for name in data.DATASETS if (value := getattr(data.defaults_of(name), field)) != usual]
+        """A flag whose default is that of the dataset: a field of registry.Defaults."""
+        usual = getattr(Defaults(), field)
+        others = [f", {name}: {value}" for name in DATASETS if (value := getattr(defaults_of(name), field)) != usual]
         action = group.add_argument(flag, default=argparse.SUPPRESS, help=f"{help} (default: {usual}{''.join(others)})", **more)
         self.of_dataset[action.dest] = field
 
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         parsed = super().parse_args(args, namespace)
         for name, field in self.of_dataset.items():
             if name not in parsed:
-                setattr(parsed, name, getattr(data.defaults_of(parsed.dataset), field))
+                setattr(parsed, name, getattr(defaults_of(parsed.dataset), field))
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -60,6 +61,16 @@ def number(kind: type, least: float, most: float = math.inf, above: bool = False
         return value
     parse.__name__ = {int: "whole number", float: "number"}[kind]  # argparse puts it into "invalid ... value"
     return parse
+
+
+def add_data(group, root: str) -> None:
+    """Flags that say which images to use; `root` is the flag that names the folder of all datasets."""
+    group.add_argument("--dataset", default="cifar10", help=f"{', '.join(DATASETS)}, or a folder's name in {root}")
+    group.add_argument(root, default="dataset", help="folder of all datasets")
+    group.add_argument("--img_size", type=number(int, MIN_SIZE, MAX_SIZE), metavar="N", help="side in pixels that the images of a "
+                       f"folder are resized to (default: size in its dataset.json, or {SIZE})")
+    group.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be read, instead of stopping; "
+                       "dataset.json names them")
 
 
 def add_machine(parser: Parser) -> None:
@@ -89,8 +100,7 @@ def repair_parser(doc: str) -> Parser:
     """The flags that selection.py and repair.py share: the published command line, and a few of ours."""
     parser = Parser(doc)
     group = parser.add_argument_group("data and model under repair")
-    group.add_argument("--dataset", default="cifar10", help=f"{', '.join(data.DATASETS)}, or a folder's name in --data_path")
-    group.add_argument("--data_path", default="dataset", help="folder of all datasets")
+    add_data(group, "--data_path")
     group.add_argument("--model2test_arch", choices=list(MODELS), default="MobileNet", help="architecture")
     group.add_argument("--model2test_path", metavar="PATH", help="its checkpoint, or the folder of <arch>_<number>_b.t7 "
                        "(default: check_point/<dataset>/ckpt_bias)")

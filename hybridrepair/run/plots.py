@@ -8,7 +8,7 @@ from matplotlib.ticker import AutoLocator
 from torch import Tensor
 
 from hybridrepair.base import checkpoint
-from hybridrepair.images.data import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
 
@@ -111,7 +111,8 @@ def bars(title: str, y: str, names: list[str], values: dict[str, np.ndarray]) ->
     for shift, (name, heights), colour in zip((-0.2, 0.2), values.items(), (BEFORE, AFTER)):
         panel.bar(place + shift, heights, 0.4, color=colour, label=name)
     step = -(-len(names) // 400)  # names that are legible side by side
-    panel.set_xticks(place[::step], names[::step], rotation=90 if max(map(len, names)) > 2 else 0)
+    panel.set_xticks(place[::step], names[::step], rotation=90 if max(map(len, names)) > 2 else 0,
+                     parse_math=False)  # a name may contain a $
     panel.margins(x=0.1 / len(names))
     figure.legend(frameon=False, loc="outside right upper")
     return figure

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
-from hybridrepair.images.data import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import plots, report
 from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario

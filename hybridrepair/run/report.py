@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hybridrepair.base import checkpoint
-from hybridrepair.images.data import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
@@ -109,7 +109,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
-    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    # of names that are not UTF-8, what base.text.text_of makes
+    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

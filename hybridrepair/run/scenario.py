@@ -13,6 +13,7 @@ from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
+from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
 from hybridrepair.run.annotation import budget_of, oracle_of
@@ -54,7 +55,8 @@ class Scenario:
         with self.stage("load"):
             self.device = device_of(args.device)
             self.seed, self.batch_size = args.manualSeed, args.batch_size
-            self.dataset = data.load(args.dataset, args.data_path)
+            self.dataset = data.load(args.dataset, args.data_path, args.img_size, args.skip_bad)
+            data.require(self.dataset, "pool")
             self.settle()
             self.budget = budget_of(args.p_budget, len(self.dataset.split["pool"]))
             self.oracle = oracle_of(self.dataset, self.budget, args.labels)
@@ -91,7 +93,7 @@ class Scenario:
 
     @property
     def settings(self) -> dict:
-        return settings.settings_of(self.args, self.extractor, self.weights)
+        return settings.settings_of(self.args, self.extractor, self.weights) | settings.resolution(self.dataset)
 
     # --- images
 
@@ -104,7 +106,7 @@ class Scenario:
         """The biased train set of the model under repair; empty where nothing is to be replayed."""
         if self.args.no_replay:
             return Labelled.of(self.dataset, self.dataset.split["train"][:0], self.device)
-        subset = data.biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))
+        subset = biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))
         return Labelled.of(self.dataset, self.dataset.split["train"][subset["train"]], self.device)
 
     @cached_property

@@ -2,6 +2,8 @@
 from pathlib import Path
 
 from hybridrepair.base import checkpoint
+from hybridrepair.images.arrays import SIZE
+from hybridrepair.images.data import Dataset
 from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
 
@@ -25,6 +27,12 @@ def semi_supervised(args) -> bool:
 def rounding(args) -> dict[str, str]:
     """The precision, where it is not float32: a setting of whatever is trained or measured."""
     return {} if args.precision == "float32" else {"precision": args.precision}
+
+
+def resolution(dataset: Dataset) -> dict[str, int]:
+    """The side in pixels that a folder's images were resized to, where it is not the usual one: a setting of whatever looks at them."""
+    side = dataset.images.shape[1]
+    return {"img_size": side} if dataset.files and side != SIZE else {}
 
 
 def tau_rule(args) -> str:

@@ -4,7 +4,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import coo_array
-from sklearn.cluster import DBSCAN, HDBSCAN
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
 from hybridrepair.images.randomness import generator
@@ -13,6 +14,7 @@ from hybridrepair.selection.reachability import spanning_tree, squared_norms
 MIN_CLUSTER_SIZE = 5
 MAX_ITERATIONS = 100
 NOISE = -1
+PAIRS = 2 ** 21  # of points, looked at together by dbscan
 LEAST = 1e-150  # between copies: a sparse graph has no edges of length 0
 
 
@@ -181,10 +183,37 @@ def hdbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: i
 def dbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """DBSCAN with cosine distance `eps`, which on unit vectors is the Euclidean distance sqrt(2 eps).
 
+    Labels int64 [N] as scikit-learn gives them: clusters in the order of their first dense point, and a point on the rim of several
+    in the first. No lists of neighbours are kept: beside the points in float64 it takes some 150 MB, whatever their number and eps.
     Source: Ester et al., "A density-based algorithm for discovering clusters", KDD 1996.
     """
-    model = DBSCAN(eps=(2 * eps) ** 0.5, min_samples=min_samples)
-    return torch.from_numpy(model.fit_predict(features.double().cpu().numpy())).long()
+    points, n, device = features.double(), len(features), features.device
+    norm = squared_norms(points, points.dtype)
+
+    def near(rows: Tensor, columns: Tensor) -> Tensor:
+        return torch.addmm(norm[columns], points[rows], points[columns].T, alpha=-2).add_(norm[rows, None]) <= 2 * eps
+
+    every = torch.arange(n, device=device)
+    is_dense, component = torch.zeros(n, dtype=torch.bool, device=device), np.arange(n)
+    for rows in every.split(max(1, PAIRS // n)):
+        close, end = near(rows, every), int(rows[-1]) + 1
+        is_dense[rows] = close.sum(1) >= min_samples
+        # pairs of dense points, each once: of the later ones it is not known yet whether they are dense
+        p, q = (close[:, :end] & is_dense[:end] & is_dense[rows, None]).nonzero().cpu().numpy().T
+        joined = coo_array((np.ones(len(p), bool), (component[p + int(rows[0])], component[q])), (n, n))
+        component = connected_components(joined, directed=False)[1][component]
+
+    label = torch.full((n,), NOISE, device=device)
+    core = is_dense.nonzero()[:, 0]
+    if not len(core):
+        return label
+    _, first, place = np.unique(component[core.cpu().numpy()], return_index=True, return_inverse=True)
+    number = torch.from_numpy(first.argsort().argsort()[place]).to(device)
+    label[core] = number
+    for rows in (~is_dense).nonzero()[:, 0].split(max(1, PAIRS // len(core))):
+        least = number.expand(len(rows), -1).masked_fill(~near(rows, core), n).amin(1)
+        label[rows] = torch.where(least < n, least, NOISE)
+    return label
 
 
 CLUSTERINGS = {"hybrid": hybrid, "kmeans": plain_kmeans, "hdbscan": hdbscan, "dbscan": dbscan}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridrepair.images.data import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.clustering import NOISE, Regions, kmeans
 from hybridrepair.selection.reachability import ROUNDING, squared_norms

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from hybridrepair.base.checkpoint import Kept
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise, flip_and_crop, views_of
-from hybridrepair.images.data import UNKNOWN, Dataset
+from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.uncertainty import VIEWS, predict
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hybridrepair.images.data import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import plots
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection, nothing

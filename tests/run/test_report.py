@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridrepair.images.data import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import report
 from hybridrepair.run.report import Run
 from hybridrepair.selection.clustering import NOISE

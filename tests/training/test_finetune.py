@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base.errors import UserError
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
-from hybridrepair.images.data import UNKNOWN
 from hybridrepair.training import finetune as module
 from hybridrepair.training.finetune import (
     BATCH,

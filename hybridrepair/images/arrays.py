@@ -1,0 +1,59 @@
+"""The arrays that a dataset is kept in, images.npy and labels.npy: written whole, read and checked, and their mean and std."""
+import json
+from pathlib import Path
+
+import numpy as np
+
+from hybridrepair.base.checkpoint import atomic
+from hybridrepair.base.errors import UserError, reason_of
+
+UNKNOWN = -1  # the label of an image that has none
+SIZE = 32  # pixels; images that do not come as arrays are resized to this side
+MIN_SIZE = 8  # pixels; the models halve the side up to five times
+MAX_SIZE = 512  # pixels that images can be resized to
+CHUNK = 2 ** 22  # bytes of images that are looked at together
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({reason_of(error)}); make room, or choose another folder")
+
+
+def save(path: Path, content: np.ndarray | dict) -> None:
+    """Write an array as .npy, or a dict as JSON, to `path`, whole or not at all."""
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, content) if isinstance(content, np.ndarray) else file.write(json.dumps(content).encode())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def read(path: Path, memory_map: bool = False) -> np.ndarray:
+    """The array in `path`. UserError if it is missing, truncated or something else."""
+    try:
+        array = np.load(path, mmap_mode="r" if memory_map else None)
+        _ = array.dtype  # an .npz has none
+    except Exception as error:  # numpy raises many types here; all mean that the file is not what it should be
+        raise UserError(f"{path} cannot be read as an array ({reason_of(error)}); make it anew (if it was converted: "
+                        "delete it)") from error
+    return array
+
+
+def mean_std(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of uint8 images [N, H, W, C], pixels in [0, 1].
+
+    From whole sums of 4 MB at a time, which takes some 40 MB for any number of images.
+    """
+    channels = images.shape[3]
+    total, squares = np.zeros(channels, np.uint64), np.zeros(channels, np.uint64)
+    step = max(1, CHUNK // images[0].size)
+    for begin in range(0, len(images), step):
+        for channel, values in enumerate(np.moveaxis(images[begin:begin + step], 3, 0)):
+            counts = np.bincount(values.ravel(), minlength=256).astype(np.uint64)
+            level = np.arange(256, dtype=np.uint64)
+            total[channel] += counts @ level
+            squares[channel] += counts @ (level * level)
+    n = images.size // channels
+    mean = [int(each) / n for each in total]
+    # n squares - total^2 in whole numbers of any length: nothing is lost where they are nearly equal
+    std = [(n * int(square) - int(each) ** 2) ** 0.5 / n for each, square in zip(total, squares)]
+    return [each / 255 for each in mean], [max(each, 1) / 255 for each in std]  # a constant channel must not divide by 0
