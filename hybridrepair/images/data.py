@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.text import text_of
 from hybridrepair.images import description, folders
 from hybridrepair.images.arrays import MIN_SIZE, SIZE, UNKNOWN, mean_std, read, save
 from hybridrepair.images.parts import FOLDERS, MEASURED, parts
@@ -49,9 +50,13 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
     folder = Path(root) / name
     if name not in DATASETS and not (Path(name).name == name and folder.is_dir()):
         raise UserError(f"dataset {name} is unknown; give one of {', '.join(DATASETS)}, or a folder's name in {root}")
-    content, found, path = description.read(folder), folders.scan(folder), folder / "images.npy"
+    content, path = description.read(folder), folder / "images.npy"
+    found, others = folders.scan(folder)
     side = size or content.get("size", SIZE)
     if found and (not path.exists() or folders.changed(folder, content, found, side)):
+        if others:
+            told = ", ".join(f"{n} of {text_of(ending)}" for ending, n in others.most_common())
+            print(f"not read in {folder}, since they are no images that Pillow knows: {told}", flush=True)
         folders.convert(folder, found, content, side, skip_bad)
     elif not path.exists():
         for file, array in _from_registry(name, folder).items():

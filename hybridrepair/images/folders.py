@@ -1,5 +1,6 @@
 """An image folder, {train,val,test,field}/<class>/..., and its conversion to arrays."""
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def identity(path: Path | str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def images_below(path: Path, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """The paths of image files below a folder; `above` are the identities of folders that it lies in, into which no link is followed.
+def files_below(path: Path, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """The paths of files below a folder; `above` are the identities of folders that it lies in, into which no link is followed.
 
     UserError for a folder that cannot be read.
     """
@@ -46,24 +47,29 @@ def images_below(path: Path, above: frozenset[tuple[int, int]]) -> Iterator[str]
     for entry in entries:
         if entry.is_dir(follow_symlinks=False) or os.path.isdir(entry.path):
             if not (entry.is_symlink() and identity(entry.path) in here):
-                yield from images_below(Path(entry.path), here)
-        elif Path(entry.name).suffix.lower() in extensions() and (os.path.isfile(entry.path) or not os.path.exists(entry.path)):
+                yield from files_below(Path(entry.path), here)
+        elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
             yield entry.path  # a file, or a link to nothing, which is told with what is damaged
 
 
-def scan(folder: Path) -> dict[str, Stamp]:
-    """The images in the subfolders of the parts, relative to `folder`, sorted within each part, and their stamps.
+def scan(folder: Path) -> tuple[dict[str, Stamp], Counter[str]]:
+    """The images in the subfolders of the parts, relative to `folder`, sorted within each part, with their stamps; and other files.
 
-    Hidden and other files are skipped. UserError for a subfolder that cannot be read.
+    Of these, the endings are counted; what is hidden is not. UserError for a subfolder that cannot be read.
     """
     found: dict[str, Stamp] = {}
+    others: Counter[str] = Counter()
     for part in FOLDERS:
         top = folder / part
         if top.is_dir() or top.is_symlink():
             above = frozenset(map(identity, (folder, *folder.resolve().parents, *top.resolve().parents)))
-            paths = sorted(Path(path).relative_to(folder).as_posix() for path in images_below(top, above))
-            found |= {path: stamp(folder / path) for path in paths}
-    return found
+            for path in sorted(Path(path).relative_to(folder).as_posix() for path in files_below(top, above)):
+                ending = Path(path).suffix.lower()
+                if ending in extensions():
+                    found[path] = stamp(folder / path)
+                else:
+                    others[ending or "no ending"] += 1
+    return found, others
 
 
 def changed(folder: Path, content: dict, found: dict[str, Stamp], size: int) -> bool:
@@ -109,6 +115,8 @@ def classes_of(folder: Path, files: list[str], given: list[str] | None) -> list[
         raise UserError(f"{folder} does not tell its classes, since train, val and test have no subfolders with images; write them "
                         f'into {path}, in the order of the model\'s outputs: {{"classes": ["cat", "dog"]}}')
     for file, name in named:
+        if not name:
+            raise UserError(f"a folder in {folder / file.split('/')[0]} has no name but spaces; name it for the class of its images")
         if name not in classes:
             raise UserError(f"{Path(folder, *file.split('/')[:2])} is none of the classes in {source}; rename it, or "
                             f"put images whose class is unknown directly into {folder / 'field'}")
