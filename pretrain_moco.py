@@ -72,6 +72,8 @@ def main(args) -> None:
     dataset = data.load(args.dataset, args.data_root, args.img_size, args.skip_bad)
     path = Path(args.save_path or f"check_point/{args.dataset}/ckpt_pretrained_mocov3") / NAME
     index = np.concatenate([dataset.split[part] for part in ("train", "pool")])
+    if len(index) < 2:
+        data.require(dataset, "pool")
     if args.n_images and args.n_images < len(index):
         index = np.sort(generator(key(args.manualSeed, "moco images")).choice(index, args.n_images, replace=False))
     names = ("dataset", "arch", "small_stem", "dim", "mlp_dim", "n_epochs", "batch_size", "lr", "weight_decay", "warmup_epochs",
@@ -87,7 +89,7 @@ def main(args) -> None:
     normalise = Normalise(dataset.mean, dataset.std, device)
     images = torch.from_numpy(images).to(device)
     labelled = dataset.split["train"]
-    labelled = labelled[::math.ceil(len(labelled) / KNN_IMAGES)]  # not the first ones: an image folder is in order of classes
+    labelled = labelled[::max(1, math.ceil(len(labelled) / KNN_IMAGES))]  # not the first ones: an image folder is in order of classes
     known = tuple(torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels))
     torch.manual_seed(args.manualSeed)
     model = on_machine(MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3]), args, device)

@@ -184,7 +184,7 @@ def dbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: in
     """DBSCAN with cosine distance `eps`, which on unit vectors is the Euclidean distance sqrt(2 eps).
 
     Labels int64 [N] as scikit-learn gives them: clusters in the order of their first dense point, and a point on the rim of several
-    in the first. No lists of neighbours are kept: beside the points in float64 it takes some 150 MB, whatever their number and eps.
+    in the first. No lists of neighbours are kept: beside the points in float64 it takes some 100 MB, whatever their number and eps.
     Source: Ester et al., "A density-based algorithm for discovering clusters", KDD 1996.
     """
     points, n, device = features.double(), len(features), features.device

@@ -90,9 +90,9 @@ class Pool:
             return self.features
         return extract(self.extractor, self.normalise, self.images, self.batch_size)
 
-    @cached_property
+    @property
     def embedding(self) -> Tensor:
-        """The latents, L2-normalised: what clusters are made in."""
+        """The latents, L2-normalised: what clusters are made in. Not kept, since it is as large as they are."""
         return self.latents if self.extractor else torch.nn.functional.normalize(self.latents, dim=1)
 
     @cached_property

@@ -19,9 +19,14 @@ def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: 
     A batch of one image is computed as two: libraries take another path for it, with other last bits.
     """
     model.eval()
-    outputs = [[part[:len(batch)] for part in model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))]
-               for batch in progress(images.split(batch_size), "predict")]
-    logits, features = (torch.cat(parts).float() for parts in zip(*outputs))
+    found: list[Tensor] = []  # filled in place: parts that are joined in the end would be held twice
+    for begin in progress(range(0, len(images), batch_size), "predict"):
+        batch = images[begin:begin + batch_size]
+        parts = model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))
+        found = found or [part.new_empty(len(images), part.shape[1], dtype=torch.float32) for part in parts]
+        for whole, part in zip(found, parts):
+            whole[begin:begin + batch_size] = part[:len(batch)]
+    logits, features = found
     return logits, features
 
 

@@ -73,27 +73,30 @@ def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tens
 def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor, Tensor], args, path: Path, settings: dict) -> None:
     """Train `model` on uint8 images [N, H, W, C] and save it, with the settings that made it, as `path`.
 
-    known: images uint8 [M, H, W, C] and labels int64 [M] among which the k-NN accuracy is told. args as pretrain_moco.py parses them.
+    known: images uint8 [M, H, W, C] and labels int64 [M] among which the k-NN accuracy is told, where there are two or more. args as
+    pretrain_moco.py parses them.
     A state of the same settings beside `path` is gone on from. UserError where that is of others, or the loss is not finite.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
     kept = checkpoint.Kept(path.with_name(path.name.replace(".", ".partial.", 1)), settings, args.save_every, args.force)
-    state = kept.state
+    state, judged = kept.state, len(known[1]) > 1
     if state:
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
         print(f"going on after epoch {state['epoch']}, from {kept.path}")
     else:
-        state = {"settings": settings, "epoch": 0, "knn": {0: knn_accuracy(model, normalise, *known)}}
-        print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
+        state = {"settings": settings, "epoch": 0, "knn": {}}
+        if judged:
+            state["knn"][0] = knn_accuracy(model, normalise, *known)
+            print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
 
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
         loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
         line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
                 f"{n / (time.perf_counter() - start):.0f} images/s")
-        if epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0:
+        if judged and (epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0):
             state["knn"][epoch] = knn_accuracy(model, normalise, *known)
             line += f"  k-NN acc {state['knn'][epoch]:.2f}"
         if not math.isfinite(loss + state["knn"].get(epoch, 0)):
@@ -105,4 +108,5 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
             kept.save(lambda: {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, due=True)
     checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
     kept.remove()
-    print(f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; saved {path}")
+    told = f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; " if judged else ""
+    print(f"{told}saved {path}")

@@ -121,3 +121,12 @@ def test_a_saved_set_that_does_not_fit_is_refused(part, content, tmp_path):
 def test_another_model_number_is_refused(model_number, tmp_path):
     message = refusal(biased_subset, dataset_of("cifar10", np.arange(40) % 10, 10), model_number, tmp_path)
     assert f"model number {model_number} " in message and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("absent", ["train", "val"])
+def test_of_an_absent_part_nothing_is_drawn_or_saved(absent, tmp_path):
+    dataset = dataset_of("cifar10", np.arange(400) % 10, 100)
+    dataset.split[absent] = np.empty(0, np.int64)
+    subset = biased_subset(dataset, 1, tmp_path)
+    assert subset[absent].shape == (0,) and subset[absent].dtype == np.int64
+    assert [path.name for path in (tmp_path / "1").iterdir()] == [{"train": "val.npy", "val": "train.npy"}[absent]]

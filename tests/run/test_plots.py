@@ -73,6 +73,12 @@ def test_many_classes_and_long_names_can_be_plotted(tmp_path, names):
     assert "per_class.png" in written(tmp_path, scenario(names), nothing(8))
 
 
+def test_names_are_drawn_as_they_are_though_they_look_like_formulas(tmp_path):
+    names = ["$x^$", "a$b", r"caf\udce9"]
+    assert "per_class.png" in written(tmp_path, scenario(names), nothing(8))
+    plots.save(tmp_path / "shares.png", plots.class_shares(names, {"train": np.array([1, 2, 3]), "val": np.array([0, 0, 1])}))
+
+
 def test_thousands_of_classes_stay_within_the_size_of_an_image():
     figure = plots.per_class([f"name {i}" for i in range(1600)], T2.numpy(), T2.numpy() == 0, T2.numpy() == 1)
     assert 120 * figure.get_figwidth() < 2 ** 16

@@ -1,20 +1,24 @@
 """clustering.py beside scikit-learn, the recorded noise and hand-placed points; regions of pools of every size."""
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.cluster import DBSCAN, HDBSCAN, KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from hybridrepair.images.randomness import generator
+from hybridrepair.selection import clustering
 from hybridrepair.selection.clustering import (
     CLUSTERINGS,
     NOISE,
     centroids,
     count_of,
     cut,
+    dbscan,
     dense,
     increasing,
     kmeans,
@@ -221,6 +225,36 @@ def test_dbscan_joins_points_whose_cosine_distance_is_at_most_eps():
     assert regions(points, 1, "dbscan", eps=eps[10.1]).label.tolist() == [0, 0, 0, 1, 1, 1, NOISE]
     assert regions(points, 1, "dbscan", eps=eps[9.9]).label.tolist() == [NOISE] * 7
     assert regions(points, 1, "dbscan", eps=eps[40.1]).label.tolist() == [0] * 6 + [NOISE]
+
+
+@pytest.mark.parametrize("pairs", [1, 700, 2 ** 21])
+@pytest.mark.parametrize("dimensions, eps, min_samples", [
+    (2, 1e-4, 3), (2, 1e-4, 1), (2, 3e-4, 8), (3, 2e-3, 4), (16, 0.3, 3), (16, 0.45, 12), (16, 0.2, 500), (8, 0.1, 2)])
+def test_dbscan_gives_the_labels_of_scikit_learn_whatever_is_looked_at_together(dimensions, eps, min_samples, pairs, monkeypatch):
+    monkeypatch.setattr(clustering, "PAIRS", pairs)
+    points = normalize(torch.from_numpy(np.random.default_rng(dimensions).normal(size=(400, dimensions))).float())
+    points = torch.cat([points, points[:5]])  # copies
+    theirs = DBSCAN(eps=(2 * eps) ** 0.5, min_samples=min_samples).fit_predict(points.double().numpy())
+    assert dbscan(points, 1, 10, eps, min_samples, 0, 0).tolist() == theirs.tolist()
+
+
+def test_a_point_on_the_rim_of_two_clusters_belongs_to_the_first():
+    angles = torch.tensor([20, 21, 22, 32, 42, 43, 44]).deg2rad()  # 32 is 10 from 22 and from 42, and is not dense with four
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    eps = 1 - np.cos(np.radians(10.1))
+    for order, expected in ((range(7), [0, 0, 0, 0, 1, 1, 1]), (range(6, -1, -1), [0, 0, 0, 0, 1, 1, 1]),
+                            ([3, 4, 5, 6, 0, 1, 2], [0, 0, 0, 0, 1, 1, 1])):
+        assert dbscan(points[list(order)], 1, 10, eps, 4, 0, 0).tolist() == expected
+
+
+def test_dbscan_keeps_no_lists_of_neighbours(monkeypatch):
+    monkeypatch.setattr(clustering, "PAIRS", 2 ** 14)
+    points = normalize(torch.rand(3000, 4) + 1)  # all near one another: 9 million neighbours, 72 MB
+    tracemalloc.start()
+    label = dbscan(points, 1, 10, 0.9, 3, 0, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not label.any() and peak < 5_000_000
 
 
 @every_clustering

@@ -1,0 +1,54 @@
+"""arrays.py: mean and std exact and within a bound of memory, and files that are written whole or not at all."""
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from conftest import refusal
+from hybridrepair.images import arrays
+from hybridrepair.images.arrays import mean_std, read, save
+
+
+def test_mean_and_std_are_those_of_each_channel():
+    images = np.zeros((2, 8, 8, 2), np.uint8)
+    images[0, ..., 0], images[..., 1] = 255, 51
+    mean, std = mean_std(images)
+    assert mean == [.5, .2] and std == [.5, 1 / 255]  # a constant channel's std is one level, not 0
+
+
+@pytest.mark.parametrize("chunk", [1, 5000, 2 ** 22])
+def test_mean_and_std_do_not_depend_on_the_chunk(chunk, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (37, 9, 11, 3), dtype=np.uint8)
+    monkeypatch.setattr(arrays, "CHUNK", chunk)
+    mean, std = mean_std(images)
+    assert mean == pytest.approx(images.mean((0, 1, 2)) / 255, rel=1e-14)
+    assert std == pytest.approx(images.std((0, 1, 2)) / 255, rel=1e-12)
+
+
+def test_the_std_of_nearly_equal_pixels_loses_no_digits():
+    images = np.full((1000, 64, 64, 1), 254, np.uint8)
+    images[::2] += 1
+    assert mean_std(images) == ([254.5 / 255], [1 / 255])  # half a level, raised to one
+    images[::2] -= 3
+    assert mean_std(images)[1] == [1 / 255] and mean_std(images)[0] == [253 / 255]
+
+
+def test_mean_and_std_take_memory_for_a_chunk_alone(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8))  # 3 MB
+    monkeypatch.setattr(arrays, "CHUNK", 2 ** 14)
+    images = read(tmp_path / "a.npy", memory_map=True)
+    tracemalloc.start()
+    mean_std(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+def test_what_cannot_be_written_whole_is_not_written(tmp_path, monkeypatch):
+    save(tmp_path / "a.json", {"a": 1})
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(arrays.json, "dumps", full)
+    assert "No space left" in refusal(save, tmp_path / "a.json", {"a": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == '{"a": 1}'
