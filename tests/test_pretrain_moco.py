@@ -379,3 +379,17 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(folder, capsys,
 ])
 def test_bad_input_ends_in_one_sentence(folder, capsys, more, message):
     assert message in refusal(folder, capsys, *more)
+
+
+def test_field_images_alone_can_be_trained_on_and_no_accuracy_is_told(tmp_path, capsys):
+    images, _ = arrays()
+    write(tmp_path, images, np.full(160, -1), split={"pool": [0, None]})
+    content = pretrain(tmp_path)
+    out = capsys.readouterr().out
+    assert content["knn"] == {} and "k-NN acc" not in out and "among 0 labelled ones" in out
+
+
+def test_without_train_and_field_images_there_is_nothing_to_train_on(tmp_path, capsys):
+    images, labels = arrays()
+    write(tmp_path, images[:96], labels[:96], split={"T2": [0, None]})
+    assert "has no pool images" in refusal(tmp_path, capsys)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import train_classifier
+from conftest import picture
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
 from hybridrepair.images import data
@@ -169,6 +170,26 @@ def test_digits_has_defaults_of_its_own_and_other_datasets_the_published_ones():
     assert (digits.class_weight, digits.n_epochs, digits.lr) == (2, 100, 0.01)
     assert (cifar10.class_weight, cifar10.n_epochs, cifar10.lr) == (folder.class_weight, folder.n_epochs, folder.lr) == (0, 200, 0.1)
     assert train_classifier.parse_args(["--dataset", "digits", "--lr", "0.1", "--class_weight", "0"]).lr == 0.1
+
+
+@pytest.mark.parametrize("absent", ["train", "val"])
+def test_a_dataset_without_the_images_to_train_or_choose_by_is_refused(absent, tmp_path, capsys):
+    make_dataset(tmp_path / "tiny")
+    content = json.loads((tmp_path / "tiny/dataset.json").read_text())
+    del content["split"][absent]
+    (tmp_path / "tiny/dataset.json").write_text(json.dumps(content))
+    message = refusal(capsys, *command(tmp_path, tmp_path / "out"))
+    assert f"has no {absent} images" in message and not (tmp_path / "out").exists()
+
+
+def test_the_size_of_a_folder_s_images_is_a_setting_where_it_is_not_the_usual_one(tmp_path, capsys):
+    for number in range(12):
+        for part in ("train", "val"):
+            picture(tmp_path / "data/pets" / part / "cd"[number % 2] / f"{number}.png", (20 * number, 0, 0))
+    flags = command(tmp_path / "data", tmp_path / "out", "--dataset", "pets", "--n_epochs", "1")
+    train_classifier.main(train_classifier.parse_args([*flags, "--img_size", "16"]))
+    assert checkpoint.load(tmp_path / "out" / FILE)["settings"]["img_size"] == 16
+    assert "img_size" in refusal(capsys, *flags, "--img_size", "32")
 
 
 def test_the_precision_is_a_setting_where_it_is_not_the_usual_one(root, whole, capsys):

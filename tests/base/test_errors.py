@@ -1,4 +1,8 @@
 """errors.py: how an entry script ends."""
+import io
+import os
+import sys
+
 import pytest
 
 from hybridrepair.base.errors import UserError, run
@@ -34,3 +38,10 @@ def test_arguments_reach_main_and_a_good_end_is_silent(capsys):
     seen = []
     assert run(lambda *args: seen.append(args), 1, "b") is None
     assert seen == [(1, "b")] and capsys.readouterr() == ("", "")
+
+
+def test_what_the_terminal_cannot_show_is_printed_as_an_escape(monkeypatch):
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    run(lambda: print("caf\u00e9", os.fsdecode(b"caf\xe9"), flush=True))
+    assert out.getvalue() == b"caf\\xe9 caf\\udce9\n"

@@ -4,6 +4,10 @@ import argparse
 import pytest
 import torch
 
+import pretrain_moco
+import repair
+import selection
+import train_classifier
 from hybridrepair.base.device import device_of
 from hybridrepair.run.flags import SEED, Parser, add_machine, number
 
@@ -56,6 +60,17 @@ def test_a_mistake_ends_in_one_sentence_and_status_2(capsys, argv, message):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith(f"error: {message}")
     assert error.count("\n") == 1 and error.endswith(" --help\n")
+
+
+@pytest.mark.parametrize("parse", [train_classifier.parse_args, pretrain_moco.parse_args, selection.parse_args, repair.parse_args])
+def test_every_entry_takes_the_same_sizes_and_may_leave_out_damaged_images(parse, capsys):
+    usual, asked = parse(["--dataset", "signs"]), parse(["--img_size", "512", "--skip_bad"])
+    assert (usual.img_size, usual.skip_bad, asked.img_size, asked.skip_bad) == (None, False, 512, True)
+    assert parse(["--img_size", "8"]).img_size == 8
+    for size in ("7", "513"):
+        with pytest.raises(SystemExit):
+            parse(["--img_size", size])
+        assert f"{size} is out of range: give a number 8 or more and at most 512" in capsys.readouterr().err
 
 
 def test_a_flag_that_is_missing_is_named(capsys):

@@ -1,6 +1,8 @@
 """report.py: which run a row is of, rows written by several processes at once, and the files and numbers of a run by hand."""
 import csv
+import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import report
 from hybridrepair.run.report import Run
@@ -141,6 +144,14 @@ def test_texts_come_back_from_a_csv_file_as_they_were(tmp_path):
     report.write_csv(tmp_path / "new" / "file.csv", ("b", "a"), rows)
     assert report.read_rows(tmp_path / "new" / "file.csv") == rows and report.read_rows(tmp_path / "none.csv") == []
     assert lines(tmp_path / "new" / "file.csv")[0] == ["b", "a"]
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_the_text_of_it(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    report.write_csv(tmp_path / "file.csv", ["a"], [{"a": name}])
+    assert report.read_rows(tmp_path / "file.csv") == [{"a": text_of(name)}]
+    report.write_json(tmp_path / "file.json", {"a": name})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"a": name}
 
 
 # what was selected
