@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from hybridrepair.base import checkpoint
 from hybridrepair.base.builders import builder, is_builder
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.images.arrays import MIN_SIZE
 from hybridrepair.images.augment import Normalise
-from hybridrepair.images.data import MIN_SIZE
 
 MODEL = "model2test"
 MOCO = "mocov3"
