@@ -53,14 +53,15 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
     content, path = description.read(folder), folder / "images.npy"
     found, others = folders.scan(folder)
     side = size or content.get("size", SIZE)
-    if found and (not path.exists() or folders.changed(folder, content, found, side)):
+    if not path.exists() or found and folders.changed(folder, content, found, side):
         if others:
             told = ", ".join(f"{n} of {text_of(ending)}" for ending, n in others.most_common())
             print(f"not read in {folder}, since they are no images that Pillow knows: {told}", flush=True)
-        folders.convert(folder, found, content, side, skip_bad)
-    elif not path.exists():
-        for file, array in _from_registry(name, folder).items():
-            save(folder / file, array)
+        if found:
+            folders.convert(folder, found, content, side, skip_bad)
+        else:
+            for file, array in _from_registry(name, folder).items():
+                save(folder / file, array)
     dataset = _open(name, folder)
     height, width = dataset.images.shape[1:3]
     if size and (height, width) != (size, size):

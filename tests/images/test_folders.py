@@ -144,6 +144,13 @@ def test_images_of_any_format_and_size_make_one_dataset_and_other_files_are_told
     assert not capsys.readouterr().out
 
 
+def test_a_folder_of_other_files_alone_has_no_images_and_they_are_told(tmp_path, capsys):
+    (tmp_path / "pets" / "field").mkdir(parents=True)
+    (tmp_path / "pets" / "field" / "x.heic").write_text("no image")
+    assert "neither images.npy nor images" in refusal(data.load, "pets", tmp_path)
+    assert "1 of .heic" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("target", [".", "..", "../..", "/", "loop"])
 def test_a_link_to_a_folder_that_it_lies_in_does_not_multiply_images(target, tmp_path):
     image_folder(tmp_path / "pets")
