@@ -114,10 +114,11 @@ def classes_of(folder: Path, files: list[str], given: list[str] | None) -> list[
     if not classes:
         raise UserError(f"{folder} does not tell its classes, since train, val and test have no subfolders with images; write them "
                         f'into {path}, in the order of the model\'s outputs: {{"classes": ["cat", "dog"]}}')
+    known = set(classes)
     for file, name in named:
         if not name:
             raise UserError(f"a folder in {folder / file.split('/')[0]} has no name but spaces; name it for the class of its images")
-        if name not in classes:
+        if name not in known:
             raise UserError(f"{Path(folder, *file.split('/')[:2])} is none of the classes in {source}; rename it, or "
                             f"put images whose class is unknown directly into {folder / 'field'}")
     if len(classes) < 2:
