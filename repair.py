@@ -9,7 +9,7 @@ Prints a line an epoch, and at last the accuracy on T2 before and after; hybridr
 """
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
-from hybridrepair.run import report
+from hybridrepair.run import report, tracking
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.repair import annotates, repair
 from hybridrepair.run.scenario import Scenario
@@ -20,6 +20,7 @@ def parse_args(argv: list[str] | None = None):
 
 
 def main(args) -> None:
+    tracking.require(args.report_to)
     task = Scenario(args)
     if annotates(args):
         task.oracle.expect_labels()

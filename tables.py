@@ -4,6 +4,7 @@
     python tables.py save/ --columns model_number --plot budget.png
     python tables.py a/results.csv b/ --rows dataset --metric gain --format latex --output table.tex
     python tables.py save/ --format csv                         a line for each cell, each number in a column of its own
+    python tables.py --report save/digits_MobileNet/<run>       report.html of a run again, from what lies in its folder
 
 A cell is the mean over seeds, their standard deviation (n - 1), the gain over the accuracy before repair, and n.
 Nothing but seeds is averaged: a solution has a row for each of its settings, and the budgets make columns if there are
@@ -14,6 +15,7 @@ from pathlib import Path
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.errors import run as run_main
+from hybridrepair.run import page
 from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, plot, read_runs, table_of, written
 from hybridrepair.run.flags import Parser
 
@@ -29,10 +31,16 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="of the table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the metric over the budget")
+    parser.add_argument("--report", nargs="+", type=Path, metavar="FOLDER", help="instead, make report.html again in these folders of "
+                        "runs, or in all below them; no data, model or training is needed")
     return parser.parse_args(argv)
 
 
 def main(args) -> None:
+    if args.report:
+        for folder in page.runs_in(args.report):
+            print(page.write(folder))
+        return
     if args.plot and args.plot.suffix != ".png":
         raise UserError(f"{args.plot} does not end in .png; plots are PNG files")
     if args.output and args.output.is_dir():

@@ -19,8 +19,8 @@ from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import MAX_SEED, SEED
-from hybridrepair.run import plots
-from hybridrepair.run.flags import Parser, add_data, add_machine, add_published, number
+from hybridrepair.run import plots, tracking
+from hybridrepair.run.flags import Parser, add_data, add_machine, add_published, add_tracking, number
 from hybridrepair.run.settings import resolution, rounding
 from hybridrepair.training import classifier
 from hybridrepair.training.finetune import Labelled
@@ -43,6 +43,7 @@ def parse_args(argv: list[str] | None = None):
     group.add_argument("--batch_size", type=number(int, 2), default=64, help="images per step")
     group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of weights, order and augmentation")
     group.add_argument("--save_every", type=number(float, 0), default=30, help="seconds between writes of the training state")
+    add_tracking(group)
     add_published(parser, pretrained=None, shadow=None)
     add_machine(parser)
     return parser.parse_args(argv)
@@ -55,6 +56,7 @@ def main(args) -> None:
     usual = path if args.checkpoint_path else checkpoint.place(args.dataset, "ckpt_bias", path.name)
     if args.if_missing and usual.exists():
         return
+    tracking.require(args.report_to)
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root, args.img_size, args.skip_bad)
     biased = folder / "biased_dataset" / which
@@ -75,8 +77,10 @@ def main(args) -> None:
     shares = {part: np.bincount(images.labels.cpu(), minlength=dataset.num_classes)
               for part, images in (("train", train), ("val", val))}
     plots.save(kept / f"{args.model}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
-    classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings,
-                     kept / f"{args.model}_{which}_seed{args.manualSeed}.jsonl")
+    log = kept / f"{args.model}_{which}_seed{args.manualSeed}.jsonl"
+    tracked = tracking.Tracking(args.report_to, log.with_suffix(""), settings)
+    tracked.finish(classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings, log,
+                                    tracked.log))
 
 
 if __name__ == "__main__":

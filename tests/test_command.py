@@ -1,5 +1,6 @@
 """The installed package: it is imported and called from another folder, by the same mains as the scripts."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from conftest import write_small
 from hybridrepair.command import ENTRIES
+from hybridrepair.run.tracking import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +20,8 @@ def installed(tmp_path_factory) -> Path:
     """A folder with what `pip install .` puts into site-packages and bin."""
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "source"
-    for pattern in ("*.py", "*.toml", "README.md", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py"):
+    for pattern in ("*.py", "*.toml", "README.md", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py",
+                    "hybridrepair/**/*.html", "extras/*.txt"):
         for file in ROOT.glob(pattern):
             (source / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, source / file.relative_to(ROOT))
@@ -41,6 +44,12 @@ def test_the_package_is_imported_from_another_folder(installed, tmp_path):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"bin", "hybridrepair", "mymodels"}
 
 
+def test_an_extra_brings_the_package_of_each_tracker(installed):
+    (about,) = installed.glob("hybridrepair-*.dist-info/METADATA")
+    for name in TRACKERS:
+        assert re.search(f"^Requires-Dist: {name}>=.*extra == .{name}.$", about.read_text(), re.MULTILINE)
+
+
 def test_the_command_trains_selects_repairs_and_makes_tables(installed, tmp_path):
     write_small(tmp_path / "dataset")
     flags = ["--dataset", "small", "--fe", "model2test", "--p_budget", "5", "--retrain_epoch", "1", "--device", "cpu"]
@@ -49,6 +58,7 @@ def test_the_command_trains_selects_repairs_and_makes_tables(installed, tmp_path
                         [["tables"], "| hybrid |"]):
         done = call(installed, tmp_path, *words)
         assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert len(list((tmp_path / "save").rglob("report.html"))) == 1  # its template is part of the package
 
 
 @pytest.mark.parametrize("word", ENTRIES)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ import hybridrepair.run.scenario
 import hybridrepair.training.baseline
 import repair
 import selection
+import tables
 import train_classifier
 from conftest import write_small
 from hybridrepair.base import checkpoint, errors
 from hybridrepair.base.text import text_of
-from hybridrepair.run import report
+from hybridrepair.run import page, report
 from hybridrepair.run.annotation import budget_of
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import SOLUTIONS
@@ -94,7 +96,7 @@ def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsy
     folder = folder_of(row)
     assert {path.name for path in folder.iterdir()} == {
         "run.json", "selected.csv", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "region_sizes.png",
-        "unsmoothness.png"}
+        "unsmoothness.png", "predictions.npz", "report.html"}
     record = json.loads((folder / "run.json").read_text())
     assert [each["epoch"] for each in record["epochs"]] == [1, 2]
     assert record["epochs"][-1]["acc"] == pytest.approx(float(row["acc_after"]), abs=1e-3)
@@ -123,6 +125,66 @@ def test_fixed_minus_broken_is_the_change_of_accuracy_on_t2(field):
     assert int(row["fixed"]) - int(row["broken"]) == pytest.approx(change, abs=1e-2)
     assert float(row["acc_best"]) >= float(row["acc_after"])
 
+
+# --- the report and the trackers
+
+@pytest.mark.parametrize("flags, said", [
+    (["--auto_tao"], "Regions with the largest sum of it came first"), (["--solution", "mcp"], "chose images one by one"),
+    (["--sel_u_data", "--exp", "-1"], "Nothing was annotated in this run")], ids=["hybrid", "mcp", "unlabelled"])
+def test_a_run_leaves_a_report_with_its_numbers(field, flags, said):
+    run(*flags)
+    (row,) = rows()
+    made = (folder_of(row) / "report.html").read_text()
+    before, after = float(row["acc_before"]), float(row["acc_after"])
+    assert said in made and f"{before:.2f}&nbsp;%" in made and f"{after:.2f}&nbsp;%" in made
+    assert f"{row['fixed']} fixed and {row['broken']} broken ones" in made
+    if row["propagation_acc"]:
+        assert f"({float(row['propagation_acc']):.2f}&nbsp;%)</strong> took the right one" in made
+
+
+def test_a_report_that_fails_loses_nothing_and_is_made_later(field, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "render", lambda content: 1 / 0)
+        run("--solution", "random")
+    out = capsys.readouterr().out.splitlines()
+    (row,) = rows()
+    assert out[-1] == report.headline(float(row["acc_before"]), float(row["acc_after"]))
+    (line,) = [line for line in out if line.startswith("report.html could not be made (ZeroDivisionError")]
+    assert not (folder_of(row) / "report.html").exists() and not list(field.rglob("*.partial.t7"))
+    shutil.rmtree("data")  # neither data nor model is needed
+    shutil.rmtree("check_point")
+    tables.main(tables.parse_args(line[line.index("tables.py") + len("tables.py "):-len(" makes it")].split()))
+    assert f"{float(row['acc_after']):.2f}&nbsp;%" in (folder_of(row) / "report.html").read_text()
+
+
+def test_trackers_follow_a_run_and_do_not_make_it_another(field, monkeypatch, capsys):
+    wandb = MagicMock(__spec__=True)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run("--solution", "random", "--report_to", "wandb")
+    (row,) = rows()
+    told = wandb.init.call_args.kwargs
+    assert told["name"] == row["run"] and told["config"]["p_budget"] == 5
+    record = json.loads((folder_of(row) / "run.json").read_text())
+    made = wandb.init.return_value
+    assert [call.args[0]["acc"] for call in made.log.call_args_list] == [each["acc"] for each in record["epochs"]]
+    assert made.summary.update.call_args.args[0]["acc_after"] == record["result"]["acc_after"] and made.finish.called
+    run("--solution", "random")
+    assert "done already" in capsys.readouterr().out and len(rows()) == 1
+
+
+def test_a_tracker_that_fails_does_not_end_the_run(field, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", MagicMock(__spec__=True, **{"init.side_effect": RuntimeError("no network")}))
+    run("--solution", "random", "--report_to", "wandb")
+    assert "wandb failed and is told nothing more (RuntimeError: no network)" in capsys.readouterr().out and len(rows()) == 1
+
+
+def test_a_tracker_without_its_package_is_told_at_once(field, monkeypatch, capsys):
+    monkeypatch.setattr("hybridrepair.run.tracking.find_spec", lambda name: None)
+    shutil.rmtree("data")
+    assert "pip install trackio" in refused(capsys, "--report_to", "trackio")
+
+
+# --- solutions
 
 @pytest.mark.parametrize("solution", SOLUTIONS)
 def test_every_solution_runs_within_its_budget(field, solution):
@@ -344,7 +406,8 @@ def test_guesses_and_failures_are_reported_and_decide_nothing(field):
     wrong = [each["label"] != each["predicted class"] for each in selected]
     assert float(row["annotated_wrong"]) == pytest.approx(100 * np.mean(wrong), abs=1e-3)
     assert int(row["n_unlabelled"]) <= 200 - int(row["n_annotated"]) - int(row["n_propagated"])
-    assert float(row["seconds_total"]) >= sum(float(row[f"seconds_{stage}"]) for stage in report.STAGES)
+    stages = sum(float(row[f"seconds_{stage}"]) for stage in report.STAGES)
+    assert float(row["seconds_total"]) >= stages * (1 - 1e-5)  # each has six digits
 
 
 def test_the_network_that_is_repaired_is_compiled_too(field, monkeypatch):
@@ -449,7 +512,7 @@ def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_s
 KILLED = """
 import os, signal, sys
 import repair
-from hybridrepair.run import report
+from hybridrepair.run import page, report
 from hybridrepair.training import finetune
 name, last, calls = sys.argv.pop(1), int(sys.argv.pop(1)), []
 module = report if name == "write_selected" else finetune

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -121,6 +122,29 @@ def files_in(folder: Path) -> list[str]:
 
 
 # --- what a run leaves
+
+def test_a_tracker_is_told_all_epochs_also_those_before_an_interruption(root, tmp_path, monkeypatch):
+    wandb, genuine, calls = MagicMock(__spec__=True), classifier.predict, []
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return genuine(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(classifier, "predict", interrupted)
+        train(root, tmp_path, "--report_to", "wandb")
+    told = wandb.init.return_value
+    assert [call.kwargs["step"] for call in told.log.call_args_list] == [1, 2]
+    told.reset_mock()
+    best = train(root, tmp_path, "--report_to", "wandb")
+    lines = Path(f"{tmp_path}_log", f"{MODEL}_0_seed10.jsonl").read_text().splitlines()
+    assert [call.args[0] for call in told.log.call_args_list] == [json.loads(line) for line in lines]
+    assert wandb.init.call_args.kwargs["name"] == f"{MODEL}_0_seed10" and told.finish.called
+    assert told.summary.update.call_args.args[0]["best_val_acc"] == best["acc"]
+
 
 def test_the_log_has_a_line_for_each_epoch_and_a_picture_the_shares_of_classes(root, whole):
     folder = Path(f"{whole}_log")

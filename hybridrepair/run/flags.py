@@ -10,6 +10,7 @@ from hybridrepair.base.device import PRECISIONS
 from hybridrepair.images.arrays import MAX_SIZE, MIN_SIZE, SIZE
 from hybridrepair.images.randomness import MAX_SEED, SEED
 from hybridrepair.images.registry import DATASETS, Defaults, defaults_of
+from hybridrepair.run.tracking import TRACKERS
 from hybridrepair.selection.clustering import CLUSTERINGS
 from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS
@@ -96,6 +97,12 @@ def add_published(parser: Parser, **flags: type | None) -> None:
             group.add_argument(f"--{name}", action="store_true", help="changes nothing")
 
 
+def add_tracking(group) -> None:
+    """The flag that names what follows a run beside its own files."""
+    group.add_argument("--report_to", nargs="+", action="extend", choices=list(TRACKERS), default=[], help="also tell the numbers of "
+                       "each epoch to these trackers of experiments, each of which needs the package of its name")
+
+
 def repair_parser(doc: str) -> Parser:
     """The flags that selection.py and repair.py share: the published command line, and a few of ours."""
     parser = Parser(doc)
@@ -153,6 +160,7 @@ def repair_parser(doc: str) -> Parser:
                        "from which the same command goes on if it is interrupted; it is written after each epoch too")
     group.add_argument("--check", action="store_true", help="check dataset, budget, labels and features, for which no model needs to "
                        "be there yet, and stop")
+    add_tracking(group)
     add_published(parser, step=int, latent_space_plot=None, tcp=int)
     add_machine(parser)
     return parser

@@ -52,14 +52,19 @@ def axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4)) -> tupl
     return figure, panel
 
 
-def accuracy(epochs: list[dict], before: float, part: str = "T2") -> Figure:
-    """Accuracy in percent over the epochs, epoch 0 being the model before repair."""
-    figure, panel = axes(f"{part} accuracy while fine-tuning", "epoch", "accuracy (%)")
+def whole_numbers() -> AutoLocator:
+    """Ticks of an axis of epochs."""
+    locator = AutoLocator()
+    locator.set_params(integer=True, min_n_ticks=1)
+    return locator
+
+
+def accuracy(epochs: list[dict], before: float, part: str = "T2", size: tuple[float, float] = (6, 4)) -> Figure:
+    """Accuracy in percent over the epochs, epoch 0 being the model before repair; size in inches."""
+    figure, panel = axes(f"{part} accuracy while fine-tuning", "epoch", "accuracy (%)", size)
     panel.axhline(before, color=BEFORE, linestyle="--", label="before")
     panel.plot([0] + [each["epoch"] for each in epochs], [before] + [each["acc"] for each in epochs], "o-", color=AFTER, label="after")
-    whole = AutoLocator()
-    whole.set_params(integer=True)
-    panel.xaxis.set_major_locator(whole)
+    panel.xaxis.set_major_locator(whole_numbers())
     panel.legend(frameon=False)
     return figure
 

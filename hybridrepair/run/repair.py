@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.run import plots, report
+from hybridrepair.run import evidence, page, plots, report
 from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import semi_supervised
+from hybridrepair.run.tracking import Tracking
 from hybridrepair.selection.strategies import SOLUTIONS, Selection, nothing, select
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
 from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
@@ -32,15 +33,22 @@ class Outcome:
 
 def repair(task: Scenario, results: report.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
+    tracked = Tracking(task.args.report_to, results.folder, results.identity | vars(task.args))
     outcome = perform(task, lambda data: checkpoint.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
-                                                         task.args.force))
+                                                         task.args.force), tracked.log)
     write(task, results, outcome)
+    tracked.finish(outcome.row)
+    page.leave(results.folder)
     results.state.unlink(missing_ok=True)
     print_end(task, results, outcome)
 
 
-def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None]) -> Outcome:
-    """Repair the model of a scenario, printing as it goes; `state_of` gives the state to go on from for the digest of the data."""
+def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None],
+            log: Callable[[dict], None] = lambda record: None) -> Outcome:
+    """Repair the model of a scenario, printing as it goes; `state_of` gives the state to go on from for the digest of the data.
+
+    `log` is told the record of each epoch, those before an interruption first.
+    """
     args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):
         acc_raw = task.accuracy_of(models.raw)
@@ -60,7 +68,7 @@ def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None]) -
            "acc_before": acc_before, "judged_on": task.judged_on, **training.start}
     print(line_of_selection(row), flush=True)
     model = models.to_repair()
-    epochs = training.run(model, state_of(training.digest()))
+    epochs = training.run(model, state_of(training.digest()), log)
     after = task.predictions_of(model)
     return Outcome(model, selection, answers, before, after, epochs, row | end_of(task, epochs, before, after))
 
@@ -124,8 +132,8 @@ class Training:
                 "guess_acc_trusted": report.right(self.task.pool, guess, trusted),
                 "guess_acc_propagated": report.right(self.task.pool, guess, self.propagated)}
 
-    def run(self, model: nn.Module, kept: checkpoint.Kept | None) -> list[dict]:
-        """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, of which a line is printed."""
+    def run(self, model: nn.Module, kept: checkpoint.Kept | None, log: Callable[[dict], None]) -> list[dict]:
+        """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, printed and told to `log`."""
         task, pool = self.task, self.task.pool
         labelled = torch.from_numpy(np.flatnonzero(self.labels != UNKNOWN)).to(task.device)
         known = torch.from_numpy(self.labels).to(task.device)
@@ -133,6 +141,8 @@ class Training:
         epochs = [*kept.state["records"]] if kept and kept.state else []
         if kept and kept.state:
             print(f"going on after epoch {len(epochs)}, from {kept.path}", flush=True)
+        for record in epochs:
+            log(record)
         for record in finetune(model, task.normalise, task.train, recipe_of(task.args, "repair", task.seed), chosen, pool=pool.images,
                                known=known, unlabelled=self.unlabelled, kept=kept):
             start = time.perf_counter()
@@ -140,6 +150,7 @@ class Training:
             record["seconds_measure"] = time.perf_counter() - start
             epochs.append(record)
             print(line_of(record, task.args.retrain_epoch, task.judged_on), flush=True)
+            log(record)
         task.seconds |= {"finetune": sum(record["seconds"] for record in epochs),
                          "measure": sum(record["seconds_measure"] for record in epochs)}
         return epochs
@@ -174,7 +185,7 @@ def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
 
 
 def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
-    """Leave the results: what was chosen, the model, the records, plots, and the row."""
+    """Leave the results: what was chosen, the model, the records, the row, what a report is made of, and plots."""
     report.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
     checkpoint.save(results.folder / f"{task.checkpoint_path.stem}_repaired.t7",
                     {"net": checkpoint.weights_of(outcome.model), "acc": outcome.epochs[-1]["acc"], "epoch": len(outcome.epochs),
@@ -182,6 +193,8 @@ def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
     report.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
                                                     "epochs": outcome.epochs, **report.environment(task.device)})
     results.write_row(outcome.row)
+    evidence.save(results.folder / page.PREDICTIONS, evidence.of(
+        task.dataset, task.pool, outcome.selection, outcome.answers, outcome.before, outcome.after, task.judged_on))
     plots.write(results.folder, task.pool, outcome.selection, outcome.epochs, task.judged.labels, outcome.before, outcome.after,
                 task.judged_on)
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a row in results.csv, and a folder with run.json, selected.csv, the repaired model and plots.
+"""What a run leaves behind: a row in results.csv, and a folder with run.json, selected.csv, the repaired model, plots and a report.
 
     <save_path>/results.csv                        a row for each run
     <save_path>/0_hybrid_1_10_<settings>/          model number, solution, budget in percent, seed, digest of the settings
@@ -10,6 +10,7 @@ import platform
 import resource
 import sys
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
@@ -166,5 +167,5 @@ def propagation(pool: Pool, selection: Selection, labels: np.ndarray) -> tuple[i
 
 
 def environment(device: torch.device) -> dict:
-    return {"versions": versions(), "device": device_name(device), "views": VIEWS, "peak_memory_bytes": peak_memory(),
-            "command": sys.argv}
+    return {"finished": datetime.now(timezone.utc).isoformat(" ", "seconds"), "versions": versions(), "device": device_name(device),
+            "views": VIEWS, "peak_memory_bytes": peak_memory(), "command": sys.argv}

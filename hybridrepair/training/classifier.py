@@ -5,6 +5,7 @@ Source of method and constants: Li, Chen and Xu, "HybridRepair", ISSTA 2022.
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,12 +27,13 @@ def learning_rate(epoch: int, epochs: int, highest: float) -> float:
 
 
 def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict,
-          log: Path) -> None:
+          log: Path, after: Callable[[dict], None] = lambda record: None) -> dict[str, float]:
     """Train `model` on labelled images and save its best epoch on val, with the settings that made it, as `path`.
 
-    `log` gets a JSON line for each epoch. args has n_epochs, lr, batch_size, manualSeed, save_every (seconds between states) and force,
-    as train_classifier.py parses them. A state of the same settings beside `path` is gone on from.
-    UserError where that is of others, or the loss is not finite.
+    `log` gets a JSON line for each epoch, and `after` its record, those of a training that is gone on with first. args has n_epochs,
+    lr, batch_size, manualSeed, save_every (seconds between states) and force, as train_classifier.py parses them. A state of the same
+    settings beside `path` is gone on from. Returns the best and the last accuracy on val in percent.
+    UserError where that state is of others, or the loss is not finite.
     """
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
@@ -43,6 +45,8 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
         optimizer.load_state_dict(state["optimizer"])
         print(f"going on after epoch {state['epoch']}, from {kept.path}")
     best, lines = state["best"], state["log"]
+    for line in lines:
+        after(json.loads(line))
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs, args.lr)
@@ -55,12 +59,14 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
         acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
         if acc > best["acc"]:
             best = {"net": checkpoint.weights_of(model), "acc": acc, "epoch": epoch}
-        lines.append(json.dumps({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": loss, "val_acc": acc,
-                                 "best_val_acc": best["acc"], "images": n, "seconds": seconds}))
+        record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": loss, "val_acc": acc, "best_val_acc": best["acc"],
+                  "images": n, "seconds": seconds}
+        lines.append(json.dumps(record))
         with checkpoint.atomic(log) as temporary:  # whole each time, so that epochs done twice stand in it once
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
               f"{n / seconds:.0f} images/s", flush=True)
+        after(record)
         if epoch < args.n_epochs:
             kept.save(lambda: {"epoch": epoch, "best": best, "log": lines, "model": model.state_dict(),  # noqa: B023  # called at once
                                "optimizer": optimizer.state_dict()}, due=True)
@@ -68,3 +74,4 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
     kept.remove()
     last = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
     print(f"val acc best/last: {best['acc']:.2f} (epoch {best['epoch']})/{last:.2f}; saved {path}")
+    return {"best_val_acc": best["acc"], "best_epoch": best["epoch"], "last_val_acc": last}
