@@ -762,3 +762,4 @@ def test_a_folder_whose_names_are_hardly_text_is_repaired(tmp_path, monkeypatch,
     assert len(selected) == 20 and {each["label"] for each in selected} == {"a$b^$", text_of(classes[1])}
     assert any(each["file"].endswith(r"caf\udce9.png") for each in selected)
     assert "img_size=16" in row["settings"] and (folder / "per_class.png").is_file()
+    assert text_of(classes[1]) in (folder / "report.html").read_text(encoding="utf-8")

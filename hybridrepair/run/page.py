@@ -17,6 +17,7 @@ from PIL import Image
 
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import charts, evidence, plots
 from hybridrepair.run.evidence import Evidence
@@ -78,8 +79,8 @@ def render(content: dict) -> str:
 
 
 def plain(text: object) -> str:
-    """A text without signs that cannot be shown: control signs, and bytes of names that are not UTF-8."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
+    """A text as a page can hold it: bytes of names that are not UTF-8 are escaped, control signs replaced."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text_of(str(text)))
 
 
 def short(name: str) -> str:
