@@ -11,8 +11,9 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
 from hybridrepair.run import report, tracking
 from hybridrepair.run.flags import repair_parser
-from hybridrepair.run.repair import annotates, repair
+from hybridrepair.run.repair import repair
 from hybridrepair.run.scenario import Scenario
+from hybridrepair.run.settings import annotates
 
 
 def parse_args(argv: list[str] | None = None):

@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hybridrepair.base.errors import UserError
+from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.data import Dataset
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,17 @@ def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no network in tests")
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def field_of(folder: Path, n: int, classes: tuple[str, ...] = ("cat", "dog", "owl"), files: bool = True) -> Dataset:
+    """A dataset of n unlabelled images of different grey in a pool, as field/0.png and on in `folder`, or as arrays."""
+    images = np.full((n, 8, 8, 3), 10, dtype=np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None]
+    names = tuple(f"field/{i}.png" for i in range(n)) if files else ()
+    (folder / "field").mkdir(parents=True, exist_ok=True)
+    for name, image in zip(names, images):
+        Image.fromarray(image).save(folder / name)
+    return Dataset("field", len(classes), [*classes], (.5,) * 3, (.5,) * 3, images, np.full(n, UNKNOWN), {"pool": np.arange(n)},
+                   folder, names)
 
 
 def refusal(function, *args, **more) -> str:

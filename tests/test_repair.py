@@ -95,13 +95,13 @@ def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsy
     assert int(row["n_annotated"]) == 10 and int(row["n_propagated"]) > 0 and int(row["n_unlabelled"]) > 0
     folder = folder_of(row)
     assert {path.name for path in folder.iterdir()} == {
-        "run.json", "selected.csv", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "region_sizes.png",
+        "run.json", "selected.csv", "manifest.json", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "region_sizes.png",
         "unsmoothness.png", "predictions.npz", "report.html"}
     record = json.loads((folder / "run.json").read_text())
     assert [each["epoch"] for each in record["epochs"]] == [1, 2]
     assert record["epochs"][-1]["acc"] == pytest.approx(float(row["acc_after"]), abs=1e-3)
     selected = report.read_rows(folder / "selected.csv")
-    assert list(selected[0]) == ["index", "file", "region", "unsmoothness", "predicted class", "label"]
+    assert list(selected[0]) == ["index", "file", "id", "digest", "region", "unsmoothness", "predicted class", "label"]
     assert len(selected) == 10 and all(340 <= int(each["index"]) < 540 for each in selected)
     labels = np.load("data/small/labels.npy")
     names = ["zero", "one", "two", "three"]
@@ -632,6 +632,21 @@ def test_selection_does_not_overwrite_answers(field, capsys):
     assert "holds labels already" in refused(capsys, "--solution", "gini", entry=selection)
     run("--solution", "gini", "--force", entry=selection)
     assert not report.answered(path)
+
+
+def test_a_second_round_starts_from_the_repaired_model_and_knows_what_the_first_labelled(field, capsys):
+    run("--p_budget", "2")
+    (first,) = rows()
+    assert first["n_known"] == "0"
+    folder = folder_of(first)
+    round_2 = ["--p_budget", "2", "--labelled", str(folder / "selected.csv"), "--save_path", "second",
+               "--model2test_path", str(folder / "MobileNet_0_b_repaired.t7")]
+    run(*round_2)
+    (second,) = rows("second")
+    assert int(second["n_known"]) == int(first["n_annotated"]) + int(first["n_propagated"]) and second["n_annotated"] == "4"
+    assert f"known from earlier rounds {second['n_known']}" in capsys.readouterr().out
+    asked = [{each["id"] for each in report.read_rows(place / "selected.csv")} for place in (folder, folder_of(second, "second"))]
+    assert not asked[0] & asked[1]
 
 
 def test_published_call_of_selection_names_the_call_of_repair(field, capsys, monkeypatch):

@@ -61,6 +61,15 @@ def test_labels_that_were_filled_in_are_not_written_over(called):
     assert str(path) in message and "--labels" in message and "--force" in message
 
 
+def test_answers_are_for_repair(called):
+    assert "--labels is for repair.py" in (message := called("--labels", "selected.csv")) and "--labelled" in message
+
+
+def test_a_folder_that_holds_something_is_not_written_into(called):
+    message = called("--solution", "gini", "--p_budget", "10", "--out", "dataset", "--force")
+    assert "dataset is there already and holds other things" in message
+
+
 @pytest.mark.parametrize("budget", ["0", "-1", "101", "4"])
 def test_a_budget_of_no_image_or_beyond_the_pool_is_refused(called, budget):
     assert f"a budget of {budget} percent" in called("--p_budget", budget)

@@ -1,20 +1,30 @@
 """The annotator: the only way to a pool image's label for whatever decides something; reports look at the dataset's."""
-import csv
+from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
+from hybridrepair.images.identity import CHANGED, Identity, digest_of, id_of, places
+from hybridrepair.run import answers
+from hybridrepair.run.answer import Answer
+from hybridrepair.run.classes import number_by_name
+from hybridrepair.run.manifest import Manifest, beside, listed, selection_of
 
 
 class Oracle:
-    """Answers for `labels` int64 [N] of the pool, counts the images it was asked for, and refuses beyond the budget."""
+    """Answers for `labels` int64 [N] of the pool, counts the images it was asked for, and refuses beyond the budget.
 
-    def __init__(self, labels: np.ndarray, budget: int, source: str = "the dataset"):
-        self._labels, self.budget, self.source = labels, budget, source
+    `name` tells what pool image a message is about.
+    """
+
+    def __init__(self, labels: np.ndarray, budget: int, source: str = "the dataset", name: Callable[[int], str] = "image {}".format):
+        self._labels, self.budget, self.source, self.name = labels, budget, source, name
         self._asked: set[int] = set()
 
     @property
@@ -28,55 +38,122 @@ class Oracle:
             raise UserError(f"{self.source} has no labels of pool images to annotate with; run selection.py, fill in the label "
                             "column of what it writes, and pass it as --labels")
 
+    def knows(self, index: np.ndarray) -> np.ndarray:
+        """Which of the pool images int64 [B] it has a label for, bool [B]; tells no label and counts nothing."""
+        return self._labels[index] != UNKNOWN
+
+    def check(self, index: np.ndarray) -> None:
+        """UserError that names those of the pool images int64 [B] that have no label."""
+        without = [self.name(place) for place in index[~self.knows(index)].tolist()]
+        if without:
+            raise UserError(f"{self.source} has no label for {len(without)} of {len(index)} images to be annotated: {listed(without)}; "
+                            "run selection.py, have the column label filled in, and pass it as --labels, or leave those images and "
+                            "their regions out by --allow_missing")
+
     def annotate(self, index: np.ndarray) -> np.ndarray:
         """Labels int64 [B] of the pool images `index` int64 [B]. UserError beyond the budget or where none is known."""
         asked = self._asked | set(index.tolist())
         if len(asked) > self.budget:
             raise UserError(f"{len(asked)} annotations were asked for, but the budget is {self.budget}; raise --p_budget")
-        labels = self._labels[index]
-        if (labels == UNKNOWN).any():
-            first, n = index[labels == UNKNOWN][0], int((labels == UNKNOWN).sum())
-            raise UserError(f"{self.source} has no label for {n} of {len(index)} images to be annotated, the first being pool image "
-                            f"{first}; run selection.py, fill in the label column of its selected.csv, and pass it as --labels")
+        self.check(index)
         self._asked = asked
-        return labels
+        return self._labels[index]
 
 
-def read_labels(path: Path | str, pool: np.ndarray, class_names: list[str]) -> np.ndarray:
-    """Labels int64 [N] of the pool from a CSV with the columns `index` and `label`, UNKNOWN where it has none.
+def oracle_of(dataset: Dataset, budget: int, labels: str | None = None, manifest: Manifest | None = None) -> Oracle:
+    """The annotator of the pool of a dataset: its own labels, or the answers in `labels` to the questions of a manifest."""
+    pool = dataset.split["pool"]
+    found = dataset.labels[pool] if labels is None else labels_of(dataset, Path(labels), manifest)
+    source = f"dataset {dataset.name}" if labels is None else f"{answers.WHAT} {labels}"
+    return Oracle(found, budget, source, lambda place: id_of(dataset, pool[place]))
 
-    `index` is the position of an image in the dataset, as selected.csv writes it, pool int64 [N] those of the pool; a label is a class
-    name, or a class number where no class has that name. UserError for an unknown row.
+
+def labels_of(dataset: Dataset, path: Path, manifest: Manifest | None = None) -> np.ndarray:
+    """Labels int64 [N] of the pool by the answers in `path`, UNKNOWN where it has none; a majority decides among annotators.
+
+    UserError that names file and line for an image or class that is not known, an image that was changed or, with a manifest, not
+    asked for, one annotator's contradiction, and images without a majority.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"labels file {path} cannot be read ({error}); give a CSV file with the columns index and label") from error
-    if not rows or not {"index", "label"} <= rows[0].keys():
-        raise UserError(f"labels file {path} has no rows with the columns index and label; fill in a selected.csv")
-    position = {str(index): n for n, index in enumerate(pool.tolist())}
-    classes = {str(number): number for number in range(len(class_names))}
-    classes |= {name: number for number, name in enumerate(class_names)}
+    path, pool = answers.given(path), dataset.split["pool"]
+    found = answers.read(path, dataset, manifest.ids if manifest else [])
+    wanted = [answer.image for answer in found if isinstance(answer.image, Identity)]
+    place = places(dataset, pool, [*(manifest.images if manifest else []), *wanted])
+    place_of_index = {index: place for place, index in enumerate(pool.tolist())}
+    asked = {place[image] for image in manifest.images} if manifest else set(range(len(pool)))
+    given: dict[int, list[tuple[Answer, int]]] = {}
+    for answer in found:
+        image = answer.image
+        at = place[image] if isinstance(image, Identity) else place_of_index.get(image, UNKNOWN)
+        name = (image.id or image.digest) if isinstance(image, Identity) else str(image)
+        if at == CHANGED:
+            raise UserError(f"{answer.where}: image {name!r} was changed after it was chosen; put back the original, or select anew")
+        if at < 0:
+            raise UserError(f"{answer.where}: image {name!r} is not in the pool; remove it, or correct what names it")
+        if manifest and at not in asked:
+            raise UserError(f"{answer.where}: image {name!r} was not asked for in {manifest.path}; remove it, or pass answers of an "
+                            "earlier round as --labelled")
+        if answer.label.strip():
+            try:
+                number = number_by_name(answer.label, dataset.class_names, answers.spreadsheet_changes_names(path))
+            except ValueError as error:
+                raise UserError(f"{answer.where}: {error}") from error
+            given.setdefault(at, []).append((answer, number))
     labels = np.full(len(pool), UNKNOWN, dtype=np.int64)
-    for line, row in enumerate(rows, start=2):
-        index, label = (row["index"] or "").strip(), (row["label"] or "").strip()
-        if index not in position:
-            raise UserError(f"labels file {path}, line {line}: image {index!r} is not in the pool; remove the row or correct its index")
-        if label and label not in classes:
-            raise UserError(f"labels file {path}, line {line}: {label!r} is no class; use one of {', '.join(class_names[:10])}"
-                            f"{', ...' if len(class_names) > 10 else ''}")
-        if label:
-            labels[position[index]] = classes[label]
+    ties = []
+    for at, votes in given.items():
+        labels[at] = majority(votes, id_of(dataset, pool[at]), dataset.class_names)
+        if labels[at] == UNKNOWN:
+            ties.append(f"image {id_of(dataset, pool[at])} " + " ".join(f"({answer.where.removeprefix(f'{answers.WHAT} ')}: "
+                                                                        f"{dataset.class_names[number]})" for answer, number in votes))
+    if ties:
+        raise UserError(f"{answers.WHAT} {path} has no majority for {listed(ties)}; decide, and leave one answer for each of them")
     return labels
 
 
-def oracle_of(dataset: Dataset, budget: int, labels: str | None) -> Oracle:
-    """The annotator of the pool of a dataset: its own labels, or the answers in the file `labels`."""
+def majority(votes: list[tuple[Answer, int]], image: str, class_names: list[str]) -> int:
+    """The class that most annotators gave an image, UNKNOWN where two are level. Who is not named is another one each time.
+
+    UserError where one annotator gave two classes.
+    """
+    by_annotator: dict[str, tuple[Answer, int]] = {}
+    for order, (answer, number) in enumerate(votes):
+        first, other = by_annotator.setdefault(answer.annotator or f"\0{order}", (answer, number))
+        if other != number:
+            raise UserError(f"{answer.where}: annotator {answer.annotator} calls image {image} {class_names[number]!r} here and "
+                            f"{class_names[other]!r} before ({first.where}); keep one answer")
+    (best, most), *others = Counter(number for _, number in by_annotator.values()).most_common()
+    return UNKNOWN if others and others[0][1] == most else best
+
+
+def known_labels(dataset: Dataset, rounds: list[str]) -> np.ndarray:
+    """Labels int64 [N] of the pool from the answers of earlier rounds, UNKNOWN elsewhere.
+
+    Where a manifest lies beside an answer, its region's members take the label too. UserError as in `labels_of`, and where two rounds
+    give an image different labels.
+    """
     pool = dataset.split["pool"]
-    if labels is None:
-        return Oracle(dataset.labels[pool], budget, f"dataset {dataset.name}")
-    return Oracle(read_labels(labels, pool, dataset.class_names), budget, f"labels file {labels}")
+    annotated, taken = np.full((2, len(pool)), UNKNOWN, dtype=np.int64)
+    for path in rounds:
+        manifest = beside(Path(path), None)
+        labels = labels_of(dataset, Path(path), manifest)
+        differ = np.flatnonzero((labels != UNKNOWN) & (annotated != UNKNOWN) & (labels != annotated))
+        if len(differ):
+            raise UserError(f"{answers.WHAT} {path} gives image {id_of(dataset, pool[differ[0]])} another label than an earlier round; "
+                            "keep one answer")
+        annotated = np.where(labels == UNKNOWN, annotated, labels)
+        if manifest:
+            selection = selection_of(manifest, dataset)
+            passed_on = selection.labels(labels[selection.annotated])
+            taken = np.where(passed_on == UNKNOWN, taken, passed_on)
+    return np.where(annotated == UNKNOWN, taken, annotated)
+
+
+def text_of_known(dataset: Dataset, known: np.ndarray) -> str:
+    """What tells earlier labels int64 [N] of the pool from others, wherever their images stand: their number and a digest, or ""."""
+    at = np.flatnonzero(known != UNKNOWN)
+    pool = dataset.split["pool"]
+    told = sorted(f"{digest_of(dataset, pool[each])} {dataset.class_names[known[each]]}\n" for each in at)
+    return f"{len(told)}:{checkpoint.digest(''.join(told).encode())}" if told else ""
 
 
 def budget_of(p_budget: float, n: int) -> int:

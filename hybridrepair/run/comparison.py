@@ -65,7 +65,8 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
     runs = pd.DataFrame(list(found.values())).astype(dict.fromkeys(RESULTS, float))
     several = runs.groupby(["dataset", "model", "model_number"])["weights"].transform("nunique") > 1
     # annotators answer for each seed in a file of its own, which makes no other row unless a seed has several
-    asked = runs["settings"].map(lambda settings: tuple((name, "file" if name == "labels" else text) for name, text in settings))
+    by_files = {"labels": "file", "labelled": "file"}
+    asked = runs["settings"].map(lambda settings: tuple((name, by_files.get(name, text)) for name, text in settings))
     files = runs.assign(asked=asked).groupby([*FACETS, "solution", "asked", "seed"])["settings"].transform("nunique") > 1
     return runs.assign(weights=runs["weights"].where(several, ""), settings=runs["settings"].where(files, asked))
 

@@ -117,9 +117,15 @@ def repair_parser(doc: str) -> Parser:
 
     group = parser.add_argument_group("annotation")
     group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of repair")
-    parser.add_of_dataset(group, "--p_budget", "p_budget", "percent of the pool that may be annotated", type=float)
-    group.add_argument("--labels", metavar="FILE", help="CSV with the columns index and label: your annotators' answers, "
-                       "asked instead of the dataset's labels")
+    parser.add_of_dataset(group, "--p_budget", "p_budget", "percent of the pool that may be annotated in one round", type=float)
+    group.add_argument("--labels", metavar="PATH", help="your annotators' answers, asked instead of the dataset's labels: a CSV "
+                       "file, an export of Label Studio, or a folder of sorted images")
+    group.add_argument("--manifest", metavar="FILE", help="the manifest.json of the images that --labels answers, where it does not "
+                       "lie beside them")
+    group.add_argument("--labelled", metavar="PATH", action="append", default=[], help="answers of an earlier round, of the same "
+                       "kinds; repeat it for several rounds: these images and the members of their regions are not chosen again, "
+                       "and are trained on")
+    group.add_argument("--allow_missing", action="store_true", help="leave images without an answer out, and their regions")
     parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, typiclust and coreset read: {MOCO}, {MODEL} (of the model under "
                           f"repair), the path of a MoCo v3 checkpoint, or a pretrained network as it is: {TIMM}NAME, or "
                           "FILE.py:FUNCTION, whose code is run and returns it (hybridrepair/selection/extractor.py)", metavar="NAME")

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import evidence, page, plots, report
+from hybridrepair.run.manifest import NAME as MANIFEST
+from hybridrepair.run.manifest import listed, manifest_of
 from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.run.settings import semi_supervised
+from hybridrepair.run.settings import annotates, semi_supervised
 from hybridrepair.run.tracking import Tracking
-from hybridrepair.selection.strategies import SOLUTIONS, Selection, nothing, select
+from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
 from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
 
@@ -53,7 +56,7 @@ def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None],
     with task.stage("load"):
         acc_raw = task.accuracy_of(models.raw)
     with task.stage("select"):  # before the fine-tuning, which would be in vain where a label is missing
-        selection = select(pool, args.solution, task.budget) if annotates(args) else nothing(pool.n)
+        selection = answerable(task) if args.allow_missing else task.selection
         answers = task.oracle.annotate(selection.annotated)
         training = Training(task, selection, answers)
     with task.stage("load"):
@@ -64,8 +67,9 @@ def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None],
         told += f", {task.judged_on} acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair"
     print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: {told}", flush=True)
     row = {"n_annotated": task.oracle.n_asked, "annotated_wrong": training.annotated_wrong, "n_propagated": training.n_propagated,
-           "propagation_acc": training.propagation_acc, **training.taus, "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw,
-           "acc_before": acc_before, "judged_on": task.judged_on, **training.start}
+           "propagation_acc": training.propagation_acc, "n_known": training.n_known, **training.taus,
+           "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw, "acc_before": acc_before, "judged_on": task.judged_on,
+           **training.start}
     print(line_of_selection(row), flush=True)
     model = models.to_repair()
     epochs = training.run(model, state_of(training.digest()), log)
@@ -73,9 +77,15 @@ def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None],
     return Outcome(model, selection, answers, before, after, epochs, row | end_of(task, epochs, before, after))
 
 
-def annotates(args) -> bool:
-    """Whether the solution has images annotated."""
-    return args.sel_l_data or not SOLUTIONS[args.solution].by_region
+def answerable(task: Scenario) -> Selection:
+    """The selection without the images that have no answer, and their regions; a line names them. UserError if nothing is left."""
+    selection, known = task.selection, task.oracle.knows(task.selection.annotated)
+    if len(known) and not known.any():
+        raise UserError(f"{task.oracle.source} has no label for any of the {len(known)} images to be annotated; fill in some")
+    if not known.all():
+        left_out = [task.oracle.name(place) for place in selection.annotated[~known].tolist()]
+        print(f"left out, without an answer: {listed(left_out)}", flush=True)
+    return selection.only(known)
 
 
 def sampling_weights(rule: str, labels: np.ndarray, trust: np.ndarray | float = 1.0) -> np.ndarray:
@@ -93,8 +103,10 @@ class Training:
         """answers int64 [B] are the labels of the annotated images."""
         pool = task.pool
         self.task, self.solution = task, SOLUTIONS[task.args.solution]
-        self.labels, self.propagated = selection.labels(answers), report.propagated(selection)
-        self.n_propagated, self.propagation_acc = report.propagation(pool, selection, self.labels)
+        new, self.propagated = selection.labels(answers), report.propagated(selection)
+        self.labels = np.where(new == UNKNOWN, task.known, new)
+        self.n_known = int((self.labels != UNKNOWN).sum() - (new != UNKNOWN).sum())
+        self.n_propagated, self.propagation_acc = report.propagation(pool, selection, new)
         wrong = pool.probs.argmax(1).cpu().numpy()[selection.annotated] != answers
         self.annotated_wrong = 100 * float(wrong.mean()) if len(wrong) else None
         self.taus, self.start, self.mask = {}, {}, np.ones(pool.n, bool)
@@ -187,6 +199,7 @@ def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
 def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
     """Leave the results: what was chosen, the model, the records, the row, what a report is made of, and plots."""
     report.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
+    manifest_of(task.dataset, outcome.selection, task.origin).write(results.folder / MANIFEST)
     checkpoint.save(results.folder / f"{task.checkpoint_path.stem}_repaired.t7",
                     {"net": checkpoint.weights_of(outcome.model), "acc": outcome.epochs[-1]["acc"], "epoch": len(outcome.epochs),
                      "settings": results.identity})
@@ -219,6 +232,7 @@ def line_of_selection(row: dict) -> str:
     told.append(f"propagated to {row['n_propagated']}")
     if row["propagation_acc"] is not None:
         told[1] += f" ({row['propagation_acc']:.2f} % right)"
+    told += [f"known from earlier rounds {row['n_known']}"] if row["n_known"] else []
     told += [f"unlabelled {row['n_unlabelled']}"] + ([f"tau {row['tau']:.4f}"] if "tau" in row else [])
     estimates = [f"{row[key]:.4f} ({name})" for key, name in (("tau_auto", "automatic"), ("tau_avg", "average"))
                  if row.get(key) is not None]

@@ -18,8 +18,12 @@ import numpy as np
 import torch
 
 from hybridrepair.base import checkpoint
+from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.identity import identity_of
+from hybridrepair.run import spreadsheet
 from hybridrepair.run.scenario import Scenario
+from hybridrepair.run.spreadsheet import protected
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
@@ -29,7 +33,7 @@ IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", 
 STAGES = ("load", "select", "finetune", "measure")
 COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
            "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "judged_on", "annotated_wrong", "tau_auto", "tau_avg",
-           "unsmoothness_before", "unsmoothness_after", "guess_acc_trusted_before", "guess_acc_trusted_after",
+           "n_known", "unsmoothness_before", "unsmoothness_after", "guess_acc_trusted_before", "guess_acc_trusted_after",
            "guess_acc_propagated_before", "guess_acc_propagated_after", *(f"seconds_{stage}" for stage in STAGES), "seconds_total",
            "versions", "device", "run")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
@@ -126,14 +130,14 @@ def write_json(path: Path, content: dict) -> None:
 
 def answered(path: Path) -> bool:
     """Whether a selected.csv has a label already."""
-    return any((row.get("label") or "").strip() for row in read_rows(path))
+    return path.exists() and any(row.get("label", "").strip() for _, row in spreadsheet.read(path, "selection"))
 
 
 def write_selected(path: Path, pool: Pool, selection: Selection, answers: np.ndarray | None = None) -> None:
     """Write selected.csv, in the order of choice; the column label is empty without the annotator's answers int64 [B].
 
-    index counts in images.npy; region is empty for an image that stands for itself alone; unsmoothness is there where the
-    solution computes it; classes are names.
+    index counts in images.npy; id and digest are those of images.identity; region is empty for an image that stands for itself alone;
+    unsmoothness is there where the solution computes it; classes are names. Texts are protected from what a spreadsheet does to them.
     """
     names = pool.dataset.class_names
     predicted = pool.probs.argmax(1).cpu().numpy()
@@ -141,11 +145,13 @@ def write_selected(path: Path, pool: Pool, selection: Selection, answers: np.nda
     rows = []
     for order, (image, region) in enumerate(zip(selection.annotated, selection.region)):
         index = int(pool.pool_index[image])
-        rows.append({"index": index, "file": pool.dataset.file(index), "region": "" if region == NOISE else region,
+        identity = identity_of(pool.dataset, index)
+        rows.append({"index": index, "file": protected(text_of(pool.dataset.file(index))), "id": protected(identity.id),
+                     "digest": protected(identity.digest), "region": "" if region == NOISE else region,
                      "unsmoothness": "" if unsmoothness is None else f"{unsmoothness[image]:.6f}",
-                     "predicted class": names[predicted[image]],
-                     "label": "" if answers is None else names[answers[order]]})
-    write_csv(path, ("index", "file", "region", "unsmoothness", "predicted class", "label"), rows)
+                     "predicted class": protected(names[predicted[image]]),
+                     "label": "" if answers is None else protected(names[answers[order]])})
+    write_csv(path, ("index", "file", "id", "digest", "region", "unsmoothness", "predicted class", "label"), rows)
 
 
 def right(pool: Pool, labels: np.ndarray, where: np.ndarray) -> float | None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,16 +13,18 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.images import data
+from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import key
-from hybridrepair.run import settings
-from hybridrepair.run.annotation import budget_of, oracle_of
+from hybridrepair.run import manifest, settings
+from hybridrepair.run.annotation import budget_of, known_labels, oracle_of, text_of_known
 from hybridrepair.run.models import Models, checkpoint_path
+from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import regions
 from hybridrepair.selection.extractor import extractor_of
 from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import PUBLISHED_NAMES
+from hybridrepair.selection.strategies import PUBLISHED_NAMES, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training.finetune import Labelled
 
@@ -58,14 +61,18 @@ class Scenario:
             self.dataset = data.load(args.dataset, args.data_path, args.img_size, args.skip_bad)
             data.require(self.dataset, "pool")
             self.settle()
-            self.budget = budget_of(args.p_budget, len(self.dataset.split["pool"]))
-            self.oracle = oracle_of(self.dataset, self.budget, args.labels)
+            self.manifest = manifest.beside(Path(args.labels), args.manifest) if args.labels else None
+            self.budget = len(self.manifest.images) if self.manifest else budget_of(args.p_budget, len(self.dataset.split["pool"]))
+            self.oracle = oracle_of(self.dataset, self.budget, args.labels, self.manifest)
+            self.known = known_labels(self.dataset, args.labelled)
+            self.labelled = text_of_known(self.dataset, self.known)
             # of the latents, told before a training of hours where it is missing
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             if args.check:
                 return
             self.checkpoint_path = checkpoint_path(args)
             self.weights = checkpoint.digest(self.checkpoint_path.read_bytes())
+            self.asked = self._asked_before() if self.manifest and settings.annotates(args) else None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -93,7 +100,36 @@ class Scenario:
 
     @property
     def settings(self) -> dict:
-        return settings.settings_of(self.args, self.extractor, self.weights) | settings.resolution(self.dataset)
+        made = settings.settings_of(self.args, self.extractor, self.weights) | settings.resolution(self.dataset)
+        return made | ({"labelled": self.labelled} if self.labelled else {})
+
+    # --- what is annotated
+
+    @cached_property
+    def origin(self) -> manifest.Origin:
+        """What a choice is made with here."""
+        index = self.dataset.split["pool"]
+        parts = np.array_split(index, len(index) // 1000 + 1)
+        pool = checkpoint.digest(*(checkpoint.digest(self.dataset.images[part].tobytes()).encode() for part in parts))
+        return manifest.Origin({"file": str(self.checkpoint_path), "digest": self.weights}, self.dataset.class_names,
+                               {"n": len(index), "digest": pool}, settings.selection_settings(self.args, self.settings, self.labelled))
+
+    def _asked_before(self) -> Selection:
+        """The choice of the manifest. UserError where it was made with something else, or where answers are missing that are needed."""
+        manifest.check(self.manifest, self.origin)
+        asked = manifest.selection_of(self.manifest, self.dataset)
+        if not self.args.allow_missing:
+            self.oracle.check(asked.annotated)
+        return asked
+
+    @cached_property
+    def selection(self) -> Selection:
+        """What is annotated: as the manifest has it, or else chosen among what has no label yet. UserError if nothing is left."""
+        if not settings.annotates(self.args):
+            return nothing(self.pool.n)
+        if self.asked is None and (self.known != UNKNOWN).all():
+            raise UserError(f"all {self.pool.n} pool images are labelled by --labelled, so there is nothing to select; leave one out")
+        return self.asked or select_among(self.pool, self.args.solution, self.budget, self.known)
 
     # --- images
 

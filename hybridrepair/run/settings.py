@@ -4,6 +4,7 @@ from pathlib import Path
 from hybridrepair.base import checkpoint
 from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
+from hybridrepair.run import answers, manifest
 from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
 
@@ -22,6 +23,11 @@ def semi_supervised(args) -> bool:
     """Whether the solution trains on unlabelled images."""
     solution = SOLUTIONS[args.solution]
     return args.sel_u_data if solution.by_region else solution.unlabelled != "none"
+
+
+def annotates(args) -> bool:
+    """Whether the solution has images annotated."""
+    return args.sel_l_data or not SOLUTIONS[args.solution].by_region
 
 
 def rounding(args) -> dict[str, str]:
@@ -63,5 +69,16 @@ def settings_of(args, extractor: Extractor | None, weights: str) -> dict:
     if uses_embedding(args):
         settings["fe"] = extractor.name if extractor else MODEL
     if args.labels:
-        settings["labels"] = checkpoint.digest(Path(args.labels).read_bytes())
+        digest, asked = answers.digest_of(Path(args.labels)), manifest.path_of(Path(args.labels), args.manifest)
+        settings["labels"] = checkpoint.digest(digest.encode(), asked.read_bytes()) if asked else digest
+    if args.allow_missing:
+        settings["allow_missing"] = True
     return settings | rounding(args) | {"weights": weights}
+
+
+def selection_settings(args, settings: dict, labelled: str) -> dict[str, str]:
+    """Those of all settings that make the choice of images, as texts; `labelled` tells earlier labels from others."""
+    names = ["cluster", *dict.fromkeys(flag for flags in CLUSTERING_FLAGS.values() for flag in flags), "cell_size", "fe",
+             "feature_layer", "builder", "img_size"]
+    made = {"solution": args.solution, "p_budget": f"{args.p_budget:g}", "seed": str(args.manualSeed)}
+    return made | {name: str(settings[name]) for name in names if name in settings} | ({"labelled": labelled} if labelled else {})

@@ -242,6 +242,11 @@ class Selection(NamedTuple):
         answer_of[self.annotated] = answers
         return np.where(self.source == UNKNOWN, UNKNOWN, answer_of[self.source])
 
+    def only(self, kept: np.ndarray) -> "Selection":
+        """The selection of those annotated images that kept bool [B] says; who took another's label takes none."""
+        annotated = self.annotated[kept]
+        return Selection(annotated, self.region[kept], np.where(np.isin(self.source, annotated), self.source, UNKNOWN), self.regions)
+
 
 def one_by_one(annotated: np.ndarray, n: int) -> Selection:
     """A selection without propagation: each annotated image keeps its own label."""

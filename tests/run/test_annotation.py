@@ -1,31 +1,27 @@
-"""oracle.py: labels come one question at a time and within the budget, or from a file that says where it is wrong."""
+"""annotation.py: labels come one question at a time and within the budget, or from answers that say where they are wrong."""
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hybridrepair.base.errors import UserError
-from hybridrepair.run.annotation import UNKNOWN, Oracle, read_labels
+from conftest import field_of, refusal
+from hybridrepair.images.identity import digest_of, identity_of
+from hybridrepair.run.annotation import UNKNOWN, Oracle, budget_of, known_labels, labels_of, oracle_of, text_of_known
+from hybridrepair.run.manifest import Manifest, Origin, manifest_of
+from hybridrepair.selection.strategies import Selection
 
-POOL = np.array([50, 60, 70, 80])
-CLASSES = ["cat", "dog", "owl"]
+ORIGIN = Origin({"file": "", "digest": ""}, [], {"n": 0, "digest": ""}, {})
 
 
 def annotator(budget: int = 3) -> Oracle:
-    return Oracle(np.array([2, 0, UNKNOWN, 1, 1]), budget, source="file.csv")
+    return Oracle(np.array([2, 0, UNKNOWN, 1, 1]), budget, source="file.csv", name="field/{}.png".format)
 
 
-def refusal(function, *args) -> str:
-    """The message of the UserError that function(*args) raises, which must be one line."""
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def labels(folder: Path, text: str, encoding: str = "utf-8", classes: list[str] = CLASSES) -> list[int]:
-    (folder / "labels.csv").write_text(text, encoding=encoding)
-    return read_labels(folder / "labels.csv", POOL, classes).tolist()
+def labels(folder: Path, text: str, manifest: Manifest | None = None, n: int = 4, **more) -> list[int]:
+    (folder / "answers.csv").write_text(text, encoding="utf-8")
+    return labels_of(field_of(folder, n, **more), folder / "answers.csv", manifest).tolist()
 
 
 # the annotator
@@ -52,54 +48,142 @@ def test_questions_beyond_the_budget_are_refused_and_not_counted():
     assert oracle.n_asked == 2
 
 
-def test_an_image_without_a_label_is_refused_and_not_counted():
+def test_an_image_without_a_label_is_named_and_not_counted():
     oracle = annotator()
     message = refusal(oracle.annotate, np.array([4, 2, 0]))
-    assert "file.csv has no label for 1 of 3 images" in message and "the first being pool image 2" in message
+    assert "file.csv has no label for 1 of 3 images" in message and "field/2.png" in message and "--allow_missing" in message
     assert oracle.n_asked == 0
+    assert oracle.knows(np.array([4, 2, 0])).tolist() == [True, False, True] and oracle.n_asked == 0
 
 
-# labels from a file
-
-def test_a_label_is_a_class_name_or_a_class_number(tmp_path):
-    assert labels(tmp_path, "index,label\n70,owl\n50,1\n80, dog \n") == [1, UNKNOWN, 2, 1]
-
-
-def test_a_class_name_goes_before_a_class_number(tmp_path):
-    assert labels(tmp_path, "index,label\n50,1\n60,0\n70,2\n", classes=["1", "0", "nine"]) == [0, 1, 2, UNKNOWN]
+def test_without_answers_the_labels_are_those_of_the_dataset(tmp_path):
+    dataset = replace(field_of(tmp_path, 4), labels=np.array([0, 1, 2, UNKNOWN]), split={"pool": np.array([2, 3])})
+    oracle = oracle_of(dataset, 2)
+    assert oracle.annotate(np.array([0])).tolist() == [2]
+    assert "dataset field has no label for 1 of 1 images to be annotated: field/3.png" in refusal(oracle.annotate, np.array([1]))
 
 
-def test_columns_may_stand_in_any_order_and_beside_others(tmp_path):
-    assert labels(tmp_path, "rank,label,file,index\n1,cat,a.png,60\n2,,b.png,50\n") == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+# answers
+
+def test_labels_belong_to_images_not_to_positions(tmp_path):
+    """A file that sorts before all others is added: positions shift by one, and the labels do not."""
+    rows = "".join(f"{n},{identity.id},{identity.digest},{label}\n" for n, (identity, label) in enumerate(
+        zip([identity_of(field_of(tmp_path, 3), n) for n in range(3)], ["cat", "dog", "owl"])))
+    dataset = field_of(tmp_path, 4)
+    later = replace(dataset, files=("field/-.png", *dataset.files[:3]))
+    (tmp_path / "field" / "3.png").rename(tmp_path / "field" / "-.png")
+    (tmp_path / "answers.csv").write_text(f"index,id,digest,label\n{rows}")
+    assert labels_of(later, tmp_path / "answers.csv").tolist() == [UNKNOWN, 0, 1, 2]
 
 
-def test_the_byte_order_mark_that_spreadsheets_write_is_no_part_of_a_column(tmp_path):
-    assert labels(tmp_path, "index,label\r\n50,dog\r\n", encoding="utf-8-sig") == [1, UNKNOWN, UNKNOWN, UNKNOWN]
+def test_labels_by_index_alone_are_those_of_the_positions(tmp_path):
+    assert labels(tmp_path, "index,label\n2,owl\n0,1\n3, dog \n", files=False) == [1, UNKNOWN, 2, 1]
 
 
-@pytest.mark.parametrize("text", ["", "index,label\n", "index,class\n50,cat\n", "50,cat\n60,dog\n"])
-def test_a_file_without_the_columns_or_rows_is_refused(tmp_path, text):
-    assert "no rows with the columns index and label" in refusal(labels, tmp_path, text)
+def test_classes_that_a_spreadsheet_saved_as_numbers_are_not_off_by_one(tmp_path):
+    text = "id,label\nfield/0.png,1\nfield/1.png,2\nfield/2.png,3\n"
+    assert labels(tmp_path, text, n=3, classes=("001", "002", "003")) == [0, 1, 2]
+    message = refusal(lambda: labels(tmp_path, text.replace("3\n", "0\n"), n=3, classes=("001", "002", "003")))
+    assert "answers.csv, line 4" in message and "'0' is ambiguous" in message
 
 
-@pytest.mark.parametrize("index", ["0", "51", "5.0", "", "cat"])
-def test_an_image_outside_the_pool_is_refused_with_its_line(tmp_path, index):
-    message = refusal(labels, tmp_path, f"index,label\n50,cat\n{index},dog\n")
-    assert "line 3" in message and f"image {index!r} is not in the pool" in message
+@pytest.mark.parametrize("row, parts", [
+    ("field/9.png,,cat", ["line 3", "image 'field/9.png' is not in the pool"]),
+    ("field/1.png,0123456789abcdef,cat", ["line 3", "image 'field/1.png' was changed"]),
+    ("field/1.png,,bird", ["line 3", "'bird' is no class; use one of cat, dog, owl"])])
+def test_an_unknown_or_changed_image_and_an_unknown_class_are_refused_with_file_and_line(tmp_path, row, parts):
+    message = refusal(labels, tmp_path, f"id,digest,label\nfield/0.png,,cat\n{row}\n")
+    assert "answers.csv" in message and all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("label", ["bird", "3", "-1", "Cat"])
-def test_an_unknown_class_is_refused_with_its_line_and_the_classes(tmp_path, label):
-    message = refusal(labels, tmp_path, f"index,label\n50,{label}\n")
-    assert "line 2" in message and f"{label!r} is no class; use one of cat, dog, owl" in message
+def test_the_majority_of_annotators_decides(tmp_path):
+    rows = ["0.png,cat,Ann", "0.png,dog,Bob", "0.png,cat,Cy", "1.png,owl,Ann", "1.png,owl,Bob", "2.png,dog,", "2.png,dog,",
+            "3.png,,Ann", "3.png,cat,Bob"]
+    text = "".join(f"field/{row}\n" for row in rows)
+    assert labels(tmp_path, f"id,label,annotator\n{text}") == [0, 2, 1, 0]
 
 
-def test_many_classes_are_not_all_listed(tmp_path):
-    message = refusal(labels, tmp_path, "index,label\n50,x\n", "utf-8", [f"c{i}" for i in range(12)])
-    assert message.endswith("c8, c9, ...")
+def test_images_without_a_majority_are_named_with_their_lines(tmp_path):
+    text = "id,label\nfield/0.png,cat\nfield/1.png,dog\nfield/0.png,dog\nfield/1.png,dog\nfield/2.png,owl\nfield/2.png,cat\n"
+    message = refusal(labels, tmp_path, text)
+    assert "no majority" in message and "line 2: cat" in message and "line 4: dog" in message and "field/2.png" in message
+    assert "field/1.png" not in message
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    assert "cannot be read" in refusal(read_labels, tmp_path / "none.csv", POOL, CLASSES)
-    assert "cannot be read" in refusal(read_labels, tmp_path, POOL, CLASSES)
-    assert "cannot be read" in refusal(labels, tmp_path, "index,label\n50,\xe9\n", "latin-1")
+def test_an_annotator_that_contradicts_himself_is_refused_and_one_that_repeats_himself_counts_once(tmp_path):
+    message = refusal(labels, tmp_path, "id,label,annotator\nfield/0.png,cat,Ann\nfield/0.png,dog,Ann\nfield/0.png,dog,Bob\n")
+    assert "line 3" in message and "annotator Ann" in message and "line 2" in message
+    assert "no majority" in refusal(labels, tmp_path, "id,label,annotator\n#0,cat,Ann\n#0,cat,Ann\n#0,dog,Bob\n".replace(
+        "#0", "field/0.png"))
+
+
+def test_an_image_that_was_not_asked_for_is_refused(tmp_path):
+    dataset = field_of(tmp_path, 4)
+    chosen = Selection(np.array([1]), np.array([0]), np.array([1, 1, UNKNOWN, UNKNOWN]))
+    manifest = manifest_of(dataset, chosen, ORIGIN)
+    assert labels(tmp_path, "id,label\nfield/1.png,cat\n", manifest) == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+    message = refusal(labels, tmp_path, "id,label\nfield/1.png,cat\nfield/0.png,cat\n", manifest)
+    assert "line 3" in message and "was not asked for" in message and "--labelled" in message
+
+
+def test_an_export_of_label_studio_is_checked_by_task(tmp_path):
+    dataset = field_of(tmp_path, 2)
+
+    def annotated(*pairs: tuple[int, str]) -> np.ndarray:
+        annotations = [{"id": n, "completed_by": by, "result": [{"type": "choices", "value": {"choices": [choice]}}]}
+                       for n, (by, choice) in enumerate(pairs)]
+        task = {"id": 5, "data": {"image_id": "field/1.png", "digest": digest_of(dataset, 1)}, "annotations": annotations}
+        (tmp_path / "export.json").write_text(json.dumps([task]))
+        return labels_of(dataset, tmp_path / "export.json")
+
+    assert annotated((1, "dog")).tolist() == annotated((1, "dog"), (1, "dog")).tolist() == [UNKNOWN, 1]
+    assert "task 5, annotation 1: annotator 1" in refusal(lambda: annotated((1, "dog"), (1, "cat")))  # doubled
+    assert "no majority" in refusal(lambda: annotated((1, "dog"), (2, "cat")))
+    assert "task 5, annotation 0: '1' is no class" in refusal(lambda: annotated((1, "1")))  # a choice is a name
+    assert "'added' is no class" in refusal(lambda: annotated((1, "added")))  # while annotating
+
+
+# earlier rounds
+
+def first_round(folder: Path, dataset, text: str = "id,label\nfield/4.png,owl\nfield/1.png,\n") -> str:
+    """Answers to questions on images 4, which stands for 2, 4 and 5, and 1, which stands for 0 and 1."""
+    folder.mkdir(exist_ok=True)
+    chosen = Selection(np.array([4, 1]), np.array([7, 3]), np.array([1, 1, 4, UNKNOWN, 4, 4]))
+    manifest_of(dataset, chosen, ORIGIN).write(folder / "manifest.json")
+    (folder / "to_label.csv").write_text(text)
+    return str(folder / "to_label.csv")
+
+
+def test_what_was_labelled_before_is_known_with_its_region_and_what_was_left_out_is_not(tmp_path):
+    dataset = field_of(tmp_path, 6)
+    path = first_round(tmp_path / "one", dataset)
+    assert known_labels(dataset, [path]).tolist() == [UNKNOWN, UNKNOWN, 2, UNKNOWN, 2, 2]
+    (tmp_path / "one" / "manifest.json").unlink()
+    assert known_labels(dataset, [path]).tolist() == [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 2, UNKNOWN]
+    assert known_labels(dataset, []).tolist() == [UNKNOWN] * 6
+
+
+def test_an_annotated_image_keeps_its_own_label_and_two_rounds_must_not_contradict_each_other(tmp_path):
+    dataset = field_of(tmp_path, 6)
+    path = first_round(tmp_path / "one", dataset)
+    (tmp_path / "two.csv").write_text("id,label\nfield/5.png,cat\n")
+    expected = [UNKNOWN, UNKNOWN, 2, UNKNOWN, 2, 0]
+    assert known_labels(dataset, [path, str(tmp_path / "two.csv")]).tolist() == expected
+    assert known_labels(dataset, [str(tmp_path / "two.csv"), path]).tolist() == expected
+    (tmp_path / "two.csv").write_text("id,label\nfield/4.png,cat\n")
+    message = refusal(known_labels, dataset, [path, str(tmp_path / "two.csv")])
+    assert "two.csv" in message and "field/4.png" in message
+
+
+def test_earlier_labels_are_told_apart_wherever_their_images_stand(tmp_path):
+    dataset = field_of(tmp_path, 3, files=False)
+    known = np.array([UNKNOWN, 1, 0])
+    text = text_of_known(dataset, known)
+    assert text.startswith("2:") and text_of_known(dataset, np.array([UNKNOWN] * 3)) == ""
+    backwards = replace(dataset, images=dataset.images[::-1])
+    assert text_of_known(backwards, known[::-1]) == text and text_of_known(dataset, np.array([UNKNOWN, 0, 1])) != text
+
+
+def test_a_budget_is_cut_to_whole_images():
+    assert budget_of(0.57, 10000) == 57 and budget_of(100, 3) == 3
+    assert "is 0 images; give at least 0.5" in refusal(budget_of, 0.1, 200)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,7 +164,8 @@ def scenario(**more) -> SimpleNamespace:
     """Four pool images, of classes cat, dog and owl, which are images 10, 20, 30, 40 of the dataset."""
     probs = torch.tensor([[.5, .3, .2], [.1, .8, .1], [0, .4, .6], [.2, .7, .1]], dtype=torch.float64)
     values = torch.tensor([.1, .2, .30000049, 1.0], dtype=torch.float64)
-    dataset = SimpleNamespace(class_names=["cat", "dog", "owl"], file="field/{}.png".format)
+    images = np.eye(41, dtype=np.uint8)
+    dataset = SimpleNamespace(class_names=["cat", "dog", "owl"], file="field/{}.png".format, files=(), images=images)
     return SimpleNamespace(dataset=dataset, pool_index=np.array([10, 20, 30, 40]), n=4, probs=probs, unsmoothness=values,
                            looked_at_views=True, **more)
 
@@ -171,11 +173,18 @@ def scenario(**more) -> SimpleNamespace:
 def test_selected_csv_has_a_line_for_each_annotated_image_in_the_order_of_choice(tmp_path):
     report.write_selected(tmp_path / "selected.csv", scenario(), CHOSEN, np.array([1, 2, 0]))
     assert (tmp_path / "selected.csv").read_text() == """\
-index,file,region,unsmoothness,predicted class,label
-40,field/40.png,5,1.000000,dog,dog
-10,field/10.png,,0.100000,cat,owl
-30,field/30.png,0,0.300000,owl,cat
-"""
+index,file,id,digest,region,unsmoothness,predicted class,label
+40,field/40.png,#40,{},5,1.000000,dog,dog
+10,field/10.png,#10,{},,0.100000,cat,owl
+30,field/30.png,#30,{},0,0.300000,owl,cat
+""".format(*(sha256(bytes(n) + b"\1" + bytes(40 - n)).hexdigest()[:16] for n in (40, 10, 30)))
+
+
+def test_class_names_in_selected_csv_are_safe_in_a_spreadsheet(tmp_path):
+    task = scenario()
+    task.dataset.class_names = ["001", "=1+1", "cat"]
+    report.write_selected(tmp_path / "selected.csv", task, CHOSEN, np.array([1, 2, 0]))
+    assert [line[-2:] for line in lines(tmp_path / "selected.csv")[1:]] == [["'=1+1", "'=1+1"], ["'001", "cat"], ["cat", "'001"]]
 
 
 def test_selected_csv_is_left_to_the_annotator_where_there_are_no_answers(tmp_path):
@@ -183,13 +192,13 @@ def test_selected_csv_is_left_to_the_annotator_where_there_are_no_answers(tmp_pa
     task.looked_at_views = False
     del task.unsmoothness  # which must not be computed for this
     report.write_selected(tmp_path / "selected.csv", task, CHOSEN)
-    assert [line[3:] for line in lines(tmp_path / "selected.csv")[1:]] == [["", "dog", ""], ["", "cat", ""], ["", "owl", ""]]
+    assert [line[5:] for line in lines(tmp_path / "selected.csv")[1:]] == [["", "dog", ""], ["", "cat", ""], ["", "owl", ""]]
     assert not report.answered(tmp_path / "selected.csv")
 
 
 @pytest.mark.parametrize("text, expected", [
     (None, False), ("", False), ("index,label\n", False), ("index,label\n1,\n2,  \n", False), ("index,label\n1,\n2\n", False),
-    ("index,file\n1,a.png\n", False), ("index,label\n1,\n2,cat\n", True), ("label\n0\n", True)])
+    ("index,file\n1,a.png\n", False), ("index,label\n1,\n2,cat\n", True), ("index;label\n1;\n2;cat\n", True), ("label\n0\n", True)])
 def test_a_selection_is_answered_once_it_has_a_label(tmp_path, text, expected):
     if text is not None:
         (tmp_path / "selected.csv").write_text(text)

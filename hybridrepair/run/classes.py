@@ -1,0 +1,28 @@
+"""Classes by the names that annotators write, also those that a spreadsheet has changed."""
+from hybridrepair.run.spreadsheet import number_of
+
+
+def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> int:
+    """The number of the class that a label names; ValueError with the end of a sentence where there is none, or no single one.
+
+    Spaces around names do not count unless they tell names apart. From a spreadsheet the label may be a number that equals just
+    one name (1 for 001), or, where no name is a number, the class number.
+    """
+    numbers = [number_of(name) for name in names]
+    number = number_of(label) if spreadsheet else None
+    same = [name for name, other in zip(names, numbers) if number is not None and other == number]
+    if len(same) > 1 and label.strip() == str(number):
+        raise ValueError(f"{label!r} may be any of the classes {', '.join(same)}, which a spreadsheet saves alike; answer by sorted "
+                         "folders or in Label Studio")
+    for named in (names, [name.strip() for name in names]):
+        for text in (label, label.strip()):
+            if named.count(text) == 1:
+                return named.index(text)
+    if len(same) == 1:
+        return names.index(same[0])
+    if number is not None and number in range(len(names)):
+        if not any(other is not None for other in numbers):
+            return int(number)
+        raise ValueError(f"{label!r} is ambiguous: no class has that name, and as a class number it would be {names[int(number)]!r}, "
+                         "while other classes have numbers as names; write the name of the class")
+    raise ValueError(f"{label!r} is no class; use one of {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")

@@ -1,0 +1,153 @@
+"""The manifest of a choice: which images are asked, who takes their labels, and what it was made with.
+
+It lies beside the questions as manifest.json, so that a repair uses that choice and no other.
+"""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.data import Dataset
+from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of, places
+from hybridrepair.selection.clustering import NOISE, Regions
+from hybridrepair.selection.strategies import Selection
+
+NAME = "manifest.json"
+FORMAT = "hybridrepair questions 1"
+
+
+class Origin(NamedTuple):
+    """What a choice is made with."""
+    checkpoint: dict[str, str]  # file and digest of the model under repair
+    classes: list[str]
+    pool: dict[str, str | int]  # number of images, and a digest of all
+    settings: dict[str, str]  # that make the choice
+
+
+@dataclass
+class Manifest:
+    """A choice. Regions are numbered from 0 in the order of choice, NOISE is that of an image that stands for itself."""
+    images: list[Identity]  # to be annotated, in the order of choice
+    regions: list[int]  # of each of them
+    members: list[list[Identity]]  # of each region, its representative among them
+    origin: Origin
+    path: Path = Path()
+
+    @property
+    def ids(self) -> list[str]:
+        return [each.id for each in self.images]
+
+    @property
+    def all(self) -> list[Identity]:
+        """All images that get a label by this choice."""
+        return list(dict.fromkeys([*self.images, *(each for members in self.members for each in members)]))
+
+    def write(self, path: Path) -> None:
+        content = {"format": FORMAT, "origin": self.origin._asdict(), "images": self.images, "regions": self.regions,
+                   "members": self.members}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest | None":
+        """The manifest in a file; None where the file is another program's. UserError if it is damaged or of another version."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            form = content.pop("format", "") if isinstance(content, dict) else ""
+            if not str(form).startswith(FORMAT.rstrip("0123456789")):
+                return None
+            if form != FORMAT:
+                raise UserError(f"{path} is of the format {form}, and this version reads {FORMAT}; use the version that wrote it")
+            images = [Identity(*each) for each in content["images"]]
+            members = [[Identity(*each) for each in region] for region in content["members"]]
+            return cls(images, content["regions"], members, Origin(**content["origin"]), path)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is no whole manifest ({reason_of(error)}); take the one that selection.py wrote") from error
+
+
+def manifest_of(dataset: Dataset, selection: Selection, origin: Origin) -> Manifest:
+    """The manifest of a selection in the pool of a dataset."""
+    index = dataset.split["pool"]
+    asked = [identity_of(dataset, index[place]) for place in selection.annotated]
+    of_region = np.flatnonzero(selection.region != NOISE)
+    members = [[identity_of(dataset, index[place]) for place in np.flatnonzero(selection.source == selection.annotated[order])]
+               for order in of_region]
+    regions = np.full(len(asked), NOISE)
+    regions[of_region] = np.arange(len(of_region))
+    return Manifest(asked, regions.tolist(), members, origin)
+
+
+def path_of(labels: Path, named: str | None) -> Path | None:
+    """Where the manifest of the answers in `labels` lies: where it is said to lie, or in their folder, or beside them, or nowhere."""
+    if named:
+        return Path(named) / NAME if Path(named).is_dir() else Path(named)
+    return next((folder / NAME for folder in (labels, labels.parent) if (folder / NAME).is_file()), None)
+
+
+def beside(labels: Path, named: str | None) -> Manifest | None:
+    """The manifest of the answers in `labels`, or None. UserError if the named one does not exist or is none."""
+    path = path_of(labels, named)
+    found = Manifest.read(path) if path else None
+    if named and found is None:
+        raise UserError(f"{path} is no manifest of selection.py; give the {NAME} that lay beside the images to be labelled")
+    return found
+
+
+def selection_of(manifest: Manifest, dataset: Dataset) -> Selection:
+    """The selection that a manifest holds, in the pool as it is now.
+
+    Members that are not there any more, or have changed, are left out, and a line says so. UserError where an image to be
+    annotated is one of them.
+    """
+    index = dataset.split["pool"]
+    place = places(dataset, index, manifest.all)
+    for image in manifest.images:
+        if place[image] < 0:
+            state = "was changed" if place[image] == CHANGED else "is not in the pool"
+            raise UserError(f"image {image.id} of {manifest.path} {state}; put it back, or select anew")
+    annotated = np.array([place[image] for image in manifest.images], dtype=np.int64)
+    source, label = np.full(len(index), UNKNOWN), np.full(len(index), NOISE)
+    lost = []
+    for image, region in zip(annotated, manifest.regions):
+        for member in manifest.members[region] if region != NOISE else []:
+            if place[member] in (ABSENT, CHANGED):
+                lost.append(member.id)
+            else:
+                source[place[member]], label[place[member]] = image, region
+    source[annotated] = annotated
+    if lost:
+        print(f"{len(lost)} images of labelled regions are not in the pool any more, or have changed, and get no label: "
+              f"{listed(lost)}", flush=True)
+    representative = np.array([image for image, region in zip(annotated, manifest.regions) if region != NOISE], dtype=np.int64)
+    regions = Regions(torch.from_numpy(label), torch.from_numpy(representative)) if manifest.members else None
+    return Selection(annotated, np.array(manifest.regions, dtype=np.int64), source, regions)
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    """Names in a sentence: all of a few, the first of many."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def check(manifest: Manifest, now: Origin) -> None:
+    """UserError that names what differs between the making of a manifest and now.
+
+    Another pool or seed is told in a line: the answers are found by image, and the choice is that of the manifest.
+    """
+    then = manifest.origin
+    files = [f"{each.checkpoint['file']} ({each.checkpoint['digest']})" for each in (then, now)]
+    same = then.checkpoint["digest"] == now.checkpoint["digest"]
+    differ = [] if same else [f"the checkpoint {' instead of '.join(files)}"]
+    differ += [] if then.classes == now.classes else [f"the classes {listed(then.classes)} instead of {listed(now.classes)}"]
+    differ += [f"{name} {then.settings.get(name, 'not given')} instead of {now.settings.get(name, 'not given')}"
+               for name in then.settings | now.settings if name != "seed" and then.settings.get(name) != now.settings.get(name)]
+    if differ:
+        raise UserError(f"{manifest.path} was made with {'; with '.join(differ)}: give what it was made with, or select anew")
+    if then.settings.get("seed") != now.settings.get("seed"):
+        print(f"the images were chosen with --manualSeed {then.settings.get('seed')}, and the choice stays", flush=True)
+    if then.pool != now.pool:
+        print(f"the pool has changed since the images were chosen ({then.pool['n']} images, now {now.pool['n']}): labels stay with "
+              "their images", flush=True)

@@ -1,0 +1,122 @@
+"""Questions to annotators: a folder with the images that were chosen, in the forms that people and labelling tools take.
+
+    to_label.csv  regions.csv  contact_sheet.png  manifest.json      always
+    tasks.json  label_config.xml  images/                            label-studio
+    folders/<class>/                                                 folders
+"""
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from hybridrepair.base.errors import UserError
+from hybridrepair.base.text import text_of
+from hybridrepair.images.pictures import rgb
+from hybridrepair.run import contact_sheet, label_studio, manifest, report, sorted_images
+from hybridrepair.run.answers import QUESTIONS
+from hybridrepair.run.manifest import Manifest
+from hybridrepair.run.spreadsheet import protected
+from hybridrepair.selection.clustering import NOISE
+from hybridrepair.selection.pool import Pool
+from hybridrepair.selection.strategies import Selection
+
+FORMATS = ("csv", "label-studio", "folders")
+REGIONS = "regions.csv"
+COLUMNS = ("rank", "id", "digest", "file", "region", "region size", "unsmoothness", "predicted class", "label")
+OURS = (QUESTIONS, REGIONS, "contact_sheet*.png", manifest.NAME, label_studio.TASKS, label_studio.CONFIG, label_studio.IMAGES,
+        sorted_images.FOLDER)  # what --force replaces: no file that others put beside it
+SHOWN_BY_BROWSERS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+
+
+def refuse_to_replace(folder: Path, force: bool) -> None:
+    """UserError where the folder holds anything, unless `force` and it holds questions of ours."""
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not (folder.is_dir() and (folder / manifest.NAME).is_file() and Manifest.read(folder / manifest.NAME)):
+        raise UserError(f"{folder} is there already and holds other things; give another folder")
+    if not force:
+        raise UserError(f"{folder} holds images to be labelled already, and perhaps answers; pass it to repair.py as --labels, give "
+                        "another folder, or replace it by --force")
+
+
+def write(folder: Path, pool: Pool, selection: Selection, made: Manifest, formats: list[str], model: str) -> None:
+    """Write the folder as a whole or not at all; `model` names what predicted. UserError for images that no file can hold."""
+    folder = folder.absolute()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        write_into(temporary, pool, selection, made, formats, model)
+        for old in [path for pattern in OURS for path in folder.glob(pattern)]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        folder.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == manifest.NAME):  # last: where it is, all is
+            file.rename(folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_into(folder: Path, pool: Pool, selection: Selection, made: Manifest, formats: list[str], model: str) -> None:
+    """Write the files of all formats into an empty folder."""
+    dataset = pool.dataset
+    names, index = dataset.class_names, pool.pool_index[selection.annotated].tolist()
+    score, predicted = (each[selection.annotated].tolist() for each in (x.cpu().numpy() for x in pool.probs.max(1)))
+    rows = rows_of(pool, selection, made, [names[number] for number in predicted])
+    report.write_csv(folder / QUESTIONS, COLUMNS, rows)
+    report.write_csv(folder / REGIONS, ("id", "digest", "region", "representative", "is representative"), members_of(made))
+    pages = contact_sheet.sheets(dataset, index, [f"{rank} {names[number]}" for rank, number in enumerate(predicted, 1)])
+    for page, name in zip(pages, contact_sheet.names(len(pages))):
+        page.save(folder / name)
+    files = [sorted_images.file_name(dataset, each, rank, identity.digest)
+             for rank, (each, identity) in enumerate(zip(index, made.images), 1)]
+    if "folders" in formats:
+        sorted_images.write(folder / sorted_images.FOLDER, names, (
+            (file, number, sorted_images.content_of(dataset, each)) for file, number, each in zip(files, predicted, index)))
+    if "label-studio" in formats:
+        (folder / label_studio.IMAGES).mkdir()
+        tasks = []
+        for row, identity, each, file, number, sure in zip(rows, made.images, index, files, predicted, score):
+            name, content = shown(file, sorted_images.content_of(dataset, each))
+            (folder / label_studio.IMAGES / name).write_bytes(content)
+            told = {key: row[key] for key in ("rank", "file", "region", "region size", "unsmoothness")}
+            tasks.append(label_studio.task(identity, f"{label_studio.IMAGES}/{name}", told, names[number], sure, model))
+        (folder / label_studio.TASKS).write_text(json.dumps(tasks, indent=1) + "\n", encoding="utf-8")
+        (folder / label_studio.CONFIG).write_text(label_studio.config(names), encoding="utf-8")
+    made.write(folder / manifest.NAME)
+
+
+def rows_of(pool: Pool, selection: Selection, made: Manifest, predicted: list[str]) -> list[dict]:
+    """The rows of to_label.csv, in the order of choice; texts are protected from what a spreadsheet does to them."""
+    unsmoothness = pool.unsmoothness.cpu().numpy() if pool.looked_at_views else None
+    rows = []
+    for rank, (place, region, identity, name) in enumerate(zip(selection.annotated, made.regions, made.images, predicted), 1):
+        alone = region == NOISE
+        rows.append({"rank": rank, "id": protected(identity.id), "digest": protected(identity.digest),
+                     "file": protected(text_of(pool.dataset.file(int(pool.pool_index[place])))), "region": "" if alone else region,
+                     "region size": 1 if alone else len(made.members[region]),
+                     "unsmoothness": "" if unsmoothness is None else f"{unsmoothness[place]:.6f}",
+                     "predicted class": protected(name), "label": ""})
+    return rows
+
+
+def members_of(made: Manifest) -> list[dict]:
+    """The rows of regions.csv: the members of all labelled regions, the representative first."""
+    rows = []
+    for image, region in zip(made.images, made.regions):
+        for member in sorted(made.members[region] if region != NOISE else [], key=lambda each: each != image):
+            rows.append({"id": protected(member.id), "digest": protected(member.digest), "region": region,
+                         "representative": protected(image.id), "is representative": int(member == image)})
+    return rows
+
+
+def shown(file: str, content: bytes) -> tuple[str, bytes]:
+    """Name and content of an image that a browser shows: as it is, or as PNG."""
+    if Path(file).suffix in SHOWN_BY_BROWSERS:
+        return file, content
+    made = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb(image).save(made, "png")
+    return str(Path(file).with_suffix(".png")), made.getvalue()

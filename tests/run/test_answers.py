@@ -1,0 +1,74 @@
+"""answers.py: what annotators give back is recognised by itself, and what cannot be understood is refused with its place."""
+import json
+
+import pytest
+
+from conftest import field_of, refusal
+from hybridrepair.images.identity import Identity
+from hybridrepair.run import sorted_images
+from hybridrepair.run.answers import digest_of, given, read
+
+
+def csv_answers(folder, text, files=True):
+    (folder / "a.csv").write_text(text)
+    return [answer[1:] for answer in read(folder / "a.csv", field_of(folder, 4, files=files), [])]
+
+
+def test_a_row_names_its_image_by_id_and_digest(tmp_path):
+    assert csv_answers(tmp_path, "rank,id,digest,label\n1,field/0.png,9f,cat\n2,field/1.png,,\n") == [
+        (Identity("field/0.png", "9f"), "cat", ""), (Identity("field/1.png", ""), "", "")]
+
+
+def test_a_selected_csv_of_before_names_it_by_file_where_there_is_one_and_else_by_index_and_says_so(tmp_path, capsys):
+    text = f"index,file,label\n0,{tmp_path}/field/3.png,cat\n"
+    assert csv_answers(tmp_path, text) == [(Identity("field/3.png", ""), "cat", "")]
+    assert capsys.readouterr().out == ""
+    assert csv_answers(tmp_path, "index,file,label\n3,,cat\n", files=False) == [(3, "cat", "")]
+    assert "position in the dataset (index)" in capsys.readouterr().out
+
+
+def test_an_annotator_may_be_named(tmp_path):
+    assert csv_answers(tmp_path, "id,label,annotator\n#1,cat, Ann \n", files=False) == [(Identity("#1", ""), "cat", "Ann")]
+
+
+@pytest.mark.parametrize("text", ["", "id,label\n", "index,class\n50,cat\n", "50,cat\n60,dog\n", "label\ncat\n"])
+def test_a_file_without_the_columns_or_rows_is_refused(tmp_path, text):
+    assert "no rows with the columns id (or index) and label" in refusal(csv_answers, tmp_path, text)
+
+
+@pytest.mark.parametrize("index", ["5.0", "", "cat", "-1", "5_0"])
+def test_a_row_that_names_no_image_is_refused_with_its_line(tmp_path, index):
+    message = refusal(csv_answers, tmp_path, f"index,label\n2,cat\n{index},dog\n")
+    assert "a.csv, line 3" in message and f"image {index!r} is not in the pool" in message
+
+
+def test_the_kind_is_recognised_by_the_content(tmp_path):
+    dataset = field_of(tmp_path, 2)
+    (tmp_path / "export.txt").write_text(json.dumps([{"id": 1, "image_id": "field/0.png", "label": "cat"}]))
+    assert read(tmp_path / "export.txt", dataset, [])[0].label == "cat"
+    (tmp_path / "cats" / "cat").mkdir(parents=True)
+    (tmp_path / "cats" / "cat" / "any.png").write_bytes((tmp_path / "field" / "1.png").read_bytes())
+    assert read(tmp_path / "cats", dataset, [])[0].label == "cat"
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    assert "cannot be read" in refusal(read, tmp_path / "none.csv", field_of(tmp_path, 1), [])
+
+
+def test_of_a_folder_of_questions_what_was_answered_is_taken_unless_it_is_both(tmp_path):
+    assert given(tmp_path) == tmp_path
+    (tmp_path / "to_label.csv").write_text("id,label\n#0,\n")
+    assert given(tmp_path) == tmp_path / "to_label.csv"
+    (tmp_path / sorted_images.FOLDER).mkdir()
+    assert given(tmp_path) == tmp_path / "folders"
+    (tmp_path / "to_label.csv").write_text("id,label\n#0,cat\n")
+    assert "sorted images and a to_label.csv with labels" in refusal(given, tmp_path)
+
+
+def test_the_digest_of_answers_follows_content_and_place(tmp_path):
+    (tmp_path / "f" / "cat").mkdir(parents=True)
+    (tmp_path / "f" / "cat" / "a").write_bytes(b"1")
+    first = digest_of(tmp_path / "f")
+    (tmp_path / "f" / "cat").rename(tmp_path / "f" / "dog")
+    assert digest_of(tmp_path / "f") != first
+    assert digest_of(tmp_path / "f" / "dog" / "a") == "6b86b273ff34fce1"  # sha256 of "1"
