@@ -93,7 +93,7 @@ class Scenario:
 
     @property
     def settings(self) -> dict:
-        return settings.settings_of(self.args, self.extractor, self.weights) | settings.resolution(self.dataset)
+        return settings.settings_of(self.args, self.dataset, self.extractor, self.weights) | settings.resolution(self.dataset)
 
     # --- images
 
