@@ -20,17 +20,18 @@ from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import MAX_SEED, SEED
 from hybridrepair.run import plots, tracking
-from hybridrepair.run.flags import Parser, add_data, add_machine, add_published, add_tracking, number
-from hybridrepair.run.settings import resolution, rounding
+from hybridrepair.run.flags import ARCHITECTURES, Parser, add_data, add_machine, add_published, add_tracking, architecture, number
+from hybridrepair.run.settings import of_code, resolution, rounding
 from hybridrepair.training import classifier
 from hybridrepair.training.finetune import Labelled
-from mymodels import MODELS, create
+from mymodels import create
+from mymodels.sources import file_name
 
 
 def parse_args(argv: list[str] | None = None):
     parser = Parser(__doc__)
     add_data(parser, "--data_root")
-    parser.add_argument("--model", choices=list(MODELS), default="MobileNet", help="architecture")
+    parser.add_argument("--model", type=architecture, metavar="NAME", default="MobileNet", help=ARCHITECTURES)
     parser.add_of_dataset(parser, "--class_weight", "model_number", "0, 1, 2: train Model A, B or C", type=int, choices=(0, 1, 2))
     parser.add_argument("--save_path", help="folder of the log and the shares of classes (default: save/<dataset>_<model>)")
     parser.add_argument("--checkpoint_path", help="folder of the checkpoint (default: check_point/<dataset>/ckpt_bias)")
@@ -50,9 +51,10 @@ def parse_args(argv: list[str] | None = None):
 
 
 def main(args) -> None:
-    which, kept = str(args.class_weight), Path(args.save_path or f"save/{args.dataset}_{args.model}")
+    which, name = str(args.class_weight), file_name(args.model)
+    kept = Path(args.save_path or f"save/{args.dataset}_{name}")
     folder = Path(args.checkpoint_path or f"check_point/{args.dataset}/ckpt_bias")
-    path = folder / f"{args.model}_{which}_b.t7"
+    path = folder / f"{name}_{which}_b.t7"
     usual = path if args.checkpoint_path else checkpoint.place(args.dataset, "ckpt_bias", path.name)
     if args.if_missing and usual.exists():
         return
@@ -66,18 +68,20 @@ def main(args) -> None:
     subset = biased_subset(dataset, args.class_weight, biased.parent)
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "lr": args.lr, "batch_size": args.batch_size, "seed": args.manualSeed,
-                **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset)}
+                **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset),
+                **of_code(args.model)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         return
     train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
     torch.manual_seed(args.manualSeed)
-    model = on_machine(create(args.model, dataset.num_classes, dataset.images.shape[3]), args, device)
+    height, width, channels = dataset.images.shape[1:]
+    model = on_machine(create(args.model, dataset.num_classes, channels, (height, width)), args, device)
     print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")
     shares = {part: np.bincount(images.labels.cpu(), minlength=dataset.num_classes)
               for part, images in (("train", train), ("val", val))}
-    plots.save(kept / f"{args.model}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
-    log = kept / f"{args.model}_{which}_seed{args.manualSeed}.jsonl"
+    plots.save(kept / f"{name}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
+    log = kept / f"{name}_{which}_seed{args.manualSeed}.jsonl"
     tracked = tracking.Tracking(args.report_to, log.with_suffix(""), settings)
     tracked.finish(classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings, log,
                                     tracked.log))

@@ -711,7 +711,7 @@ def test_wrong_flags_are_named_with_those_to_choose_from(capsys, flags, part):
 
 
 @pytest.mark.parametrize("content, part", [
-    (b"", "cannot be read"), (None, "cannot be read"), ({"weights": 1}, "no state_dict in its entry 'net'"),
+    (b"", "cannot be read"), (None, "cannot be read"), ({"weights": 1}, "is no state_dict"),
     ({"net": {"fc.weight": torch.zeros(2, 2)}}, "does not fit MobileNet")],
     ids=["empty", "truncated", "foreign", "mismatching"])
 def test_checkpoint_that_cannot_be_used_is_named(field, capsys, content, part):

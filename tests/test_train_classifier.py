@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import models
 
 import train_classifier
 from conftest import picture
@@ -167,6 +168,12 @@ def test_the_checkpoint_goes_to_check_point_whatever_the_save_path(root, tmp_pat
         f"check_point/tiny/ckpt_bias/{FILE}", "check_point/tiny/ckpt_bias/biased_dataset/0/train.npy",
         "check_point/tiny/ckpt_bias/biased_dataset/0/val.npy", f"save/2022-07-18/tiny/{MODEL}_0_classes.png",
         f"save/2022-07-18/tiny/{MODEL}_0_seed10.jsonl"]
+
+
+def test_a_network_of_others_is_trained_and_its_files_have_safe_names(root, tmp_path):
+    train_classifier.main(train_classifier.parse_args(command(root, tmp_path, "--model", "torchvision:shufflenet_v2_x0_5")))
+    weights = checkpoint.load(tmp_path / "torchvision_shufflenet_v2_x0_5_0_b.t7")["net"]
+    models.shufflenet_v2_x0_5(num_classes=3).load_state_dict(weights)  # raises where keys or shapes differ
 
 
 def test_published_biased_sets_are_trained_on(root, tmp_path, monkeypatch, capsys):
@@ -407,7 +414,7 @@ def test_an_unknown_dataset_ends_the_command_in_one_sentence(root, tmp_path):
 
 
 @pytest.mark.parametrize("more, message", [
-    (["--model", "VGG"], "argument --model: invalid choice: 'VGG'"),
+    (["--model", "VGG"], "argument --model: model VGG is unknown; give one of MobileNet"),
     (["--class_weight", "3"], "argument --class_weight: invalid choice: 3"),
     (["--n_epochs", "0"], "0 is out of range"),
     (["--batch_size", "1"], "1 is out of range"),

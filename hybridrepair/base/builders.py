@@ -15,15 +15,20 @@ def is_builder(name: str) -> bool:
     return ".py:" in name
 
 
+def file_of(name: str) -> Path:
+    """The file that FILE.py:FUNCTION names. UserError if there is none."""
+    path = Path(name.rpartition(":")[0])
+    if not path.is_file():
+        raise UserError(f"there is no file {path}, which {name} names; give the path of a Python file and a function in it")
+    return path
+
+
 def builder(name: str) -> Callable:
     """The function that FILE.py:FUNCTION names. UserError if there is no such file or function, or the file cannot be run.
 
     The file may import what lies beside it.
     """
-    file, _, function = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}, which {name} names; give the path of a Python file and a function in it")
+    path, function = file_of(name), name.rpartition(":")[2]
     spec = importlib.util.spec_from_file_location(f"builder_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,11 +67,17 @@ def load(path: Path | str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; all mean that the file is not what it should be
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if foreign or "TorchScript" in str(error):
+            held = foreign[1] if foreign else "TorchScript"
+            raise UserError(f"checkpoint {path} cannot be read without running code: it holds {held}, not tensors and plain values "
+                            "alone; load it where it was made, and save its weights by torch.save(model.state_dict(), PATH)") from error
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise UserError(f"checkpoint {path} cannot be read: it is truncated, or holds more than tensors and plain values "
-                        f"({type(error).__name__}: {reason}); make it anew or give another file") from error
+        raise UserError(f"checkpoint {path} cannot be read: it is truncated, or no file of torch.save ({type(error).__name__}: "
+                        f"{reason}); make it anew or give another file") from error
     if not isinstance(content, dict):
-        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dict; give a file with the entry 'net'")
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dict; save the weights by "
+                        "torch.save(model.state_dict(), PATH)")
     return content
 
 
@@ -129,25 +136,45 @@ def load_weights(model: nn.Module, path: Path | str) -> dict:
 def fit(model: nn.Module, content: dict, path: Path | str) -> dict:
     """Load the state_dict in the entry `net` of `content`, which was read from `path`, into `model`; returns the other entries.
 
-    A `module.` prefix (DataParallel) is dropped. UserError if the weights are not those of this model.
+    UserError if the weights are not those of this model.
     """
     content = dict(content)
     weights = content.pop("net", None)
-    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(value, torch.Tensor)
-                                                for name, value in weights.items()):
+    if not is_state_dict(weights):
         raise UserError(f"checkpoint {path} has no state_dict in its entry 'net'; save it as {{'net': model.state_dict()}}")
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    fit_weights(model, weights, path)
+    return content
+
+
+def is_state_dict(value: object) -> bool:
+    """Whether `value` is a dict of tensors, by names."""
+    return isinstance(value, dict) and all(isinstance(name, str) and isinstance(each, torch.Tensor) for name, each in value.items())
+
+
+def names_in(weights: dict, expected: dict) -> dict[str, str]:
+    """The name of each of the weights in a model whose state_dict is `expected`: what wrappers have put before it is dropped."""
+    if weights.keys() == expected.keys():
+        return {name: name for name in weights}
+    return {name: re.sub(r"^(module\.|_orig_mod\.)+", "", name) for name in weights}
+
+
+def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path | str, name: str | None = None) -> None:
+    """Load a state_dict, which was read from `path`, into `model`, called `name`. A prefix of DataParallel or torch.compile is dropped.
+
+    UserError if the weights are not those of this model.
+    """
     expected = model.state_dict()
+    names = names_in(weights, expected)
+    weights = {names[name]: value for name, value in weights.items()}
     wrong = ([f"{name} is missing" for name in expected if name not in weights]
              + [f"{name} is foreign" for name in weights if name not in expected]
              + [f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}" for name in expected
                 if name in weights and weights[name].shape != expected[name].shape])
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise UserError(f"checkpoint {path} does not fit {type(model).__name__} for this dataset: {wrong[0]}{more}; "
+        raise UserError(f"checkpoint {path} does not fit {name or type(model).__name__} for this dataset: {wrong[0]}{more}; "
                         f"check the model, the number of classes and the channels")
     model.load_state_dict(weights)
-    return content
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hybridrepair.base.errors import UserError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # None: as the weights are
+SIDE = 32  # pixels of the images that a batch size counts
 
 
 def device_of(name: str) -> torch.device:
@@ -44,6 +45,14 @@ def on_machine(model: nn.Module, args, device: torch.device) -> nn.Module:
     if args.compile:
         model.compile()
     return model
+
+
+def images_at_once(n: int, height: int, width: int) -> int:
+    """How many images of this size go through a network where n of 32x32 pixels do: fewer of larger ones, n of smaller ones.
+
+    So the memory that a pass takes has the same bound at any size.
+    """
+    return min(n, max(1, n * SIDE ** 2 // (height * width)))
 
 
 def repeatable() -> None:

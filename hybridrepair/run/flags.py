@@ -7,6 +7,7 @@ from typing import NoReturn
 import torch
 
 from hybridrepair.base.device import PRECISIONS
+from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import MAX_SIZE, MIN_SIZE, SIZE
 from hybridrepair.images.randomness import MAX_SEED, SEED
 from hybridrepair.images.registry import DATASETS, Defaults, defaults_of
@@ -14,7 +15,8 @@ from hybridrepair.run.tracking import TRACKERS
 from hybridrepair.selection.clustering import CLUSTERINGS
 from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS
-from mymodels import MODELS
+from mymodels import MODELS, check
+from mymodels.sources import FORMS
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -74,6 +76,19 @@ def add_data(group, root: str) -> None:
                        "dataset.json names them")
 
 
+ARCHITECTURES = (f"architecture: {', '.join(MODELS)}, {FORMS}, which runs the code in that file and calls the function with the "
+                 "number of classes if it takes an argument")
+
+
+def architecture(text: str) -> str:
+    """An argparse type: the name of a model."""
+    try:
+        check(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def add_machine(parser: Parser) -> None:
     """Flags about the machine: none of them changes what is computed, but --precision its rounding."""
     group = parser.add_argument_group("machine")
@@ -108,12 +123,15 @@ def repair_parser(doc: str) -> Parser:
     parser = Parser(doc)
     group = parser.add_argument_group("data and model under repair")
     add_data(group, "--data_path")
-    group.add_argument("--model2test_arch", choices=list(MODELS), default="MobileNet", help="architecture")
-    group.add_argument("--model2test_path", metavar="PATH", help="its checkpoint, or the folder of <arch>_<number>_b.t7 "
-                       "(default: check_point/<dataset>/ckpt_bias)")
+    group.add_argument("--model2test_arch", type=architecture, metavar="NAME", default="MobileNet", help=ARCHITECTURES)
+    group.add_argument("--feature_layer", metavar="LAYER", help="layer of a network of others whose input are its features "
+                       "(default: its last linear layer)")
+    group.add_argument("--model2test_path", metavar="PATH", help="its checkpoint (.t7 .pt .pth .ckpt .safetensors ...), or the folder "
+                       "of <arch>_<number>_b.t7 (default: check_point/<dataset>/ckpt_bias)")
     parser.add_of_dataset(group, "--model_number", "model_number", "0, 1, 2: Model A, B, C", type=int, choices=(0, 1, 2))
     group.add_argument("--batch_size", type=number(int, 1), default=512,
-                       help="images per forward pass of evaluation; changes memory and speed, not the result")
+                       help="images of up to 32x32 pixels per forward pass of evaluation, fewer of larger ones; changes memory and "
+                       "speed, not the result")
 
     group = parser.add_argument_group("annotation")
     group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of repair")
@@ -156,6 +174,9 @@ def repair_parser(doc: str) -> Parser:
                        "after each epoch, instead of keeping those of training batches, mixed views included, as published")
     group.add_argument("--no_replay", action="store_true", help="do without the images that the model was trained on: it is not "
                        "fine-tuned on them first, and repair sees annotated and trusted images alone")
+    group.add_argument("--micro_batch", type=number(int, 2), metavar="N", help="images per forward and backward pass: larger batches "
+                       "go through in parts, whose gradients add up, while batch norm sees each by itself (default: what takes the "
+                       "memory of a whole step at 32x32 pixels, that is 640, and 13 at 224x224)")
     group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of all that is random")
 
     group = parser.add_argument_group("results")

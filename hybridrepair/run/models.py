@@ -7,23 +7,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, formats
 from hybridrepair.base.device import on_machine
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import SEED, key
-from hybridrepair.run.settings import rounding
+from hybridrepair.run.settings import of_code, of_parts, rounding
 from hybridrepair.training import baseline
-from hybridrepair.training.finetune import Labelled, Recipe
+from hybridrepair.training.finetune import BATCH, Labelled, Recipe
 from mymodels import create
+from mymodels.sources import file_name
 
 
 def checkpoint_path(args) -> Path:
     """Where the model under repair lies. UserError if it does not."""
-    name = f"{args.model2test_arch}_{args.model_number}_b.t7"
+    name = f"{file_name(args.model2test_arch)}_{args.model_number}_b.t7"
     path = Path(args.model2test_path) if args.model2test_path else checkpoint.place(args.dataset, "ckpt_bias", name)
-    if not (path.suffix == ".t7" or path.is_file()):
+    if path.is_dir() or not path.suffix:
         path /= name
     if not path.is_file():
         raise UserError(f"there is no model under repair {path}; train it with DATASET={args.dataset} MODEL={args.model2test_arch} "
@@ -34,7 +35,7 @@ def checkpoint_path(args) -> Path:
 def recipe_of(args, stage: str, seed: int) -> Recipe:
     """How to fine-tune; the stage belongs to every draw, so that none sees what another with the same seed has seen."""
     return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, key(seed, stage),
-                  estimated_statistics=args.estimated_statistics, batch_size=args.batch_size)
+                  estimated_statistics=args.estimated_statistics, batch_size=args.batch_size, micro_batch=args.micro_batch)
 
 
 class Models:
@@ -45,10 +46,18 @@ class Models:
         self.args, self.path, self.weights, self.dataset, self.device = args, path, weights, dataset, device
         self.normalise, self.train, self.accuracy_of = normalise, train, accuracy_of
 
+    @cached_property
+    def found(self) -> formats.Checkpoint:
+        """The checkpoint as it was read."""
+        found = formats.read(self.path)
+        formats.check_classes(found, self.dataset.class_names)
+        return found
+
     def _loaded(self) -> nn.Module:
         """As the checkpoint has it, where and as the flags have it compute."""
-        model = create(self.args.model2test_arch, self.dataset.num_classes, self.dataset.images.shape[3])
-        checkpoint.load_weights(model, self.path)
+        name, (height, width, channels) = self.args.model2test_arch, self.dataset.images.shape[1:]
+        model = create(name, self.dataset.num_classes, channels, (height, width), self.args.feature_layer, self.found.weights)
+        formats.fit(model, self.found, name)
         return on_machine(model, self.args, self.device)
 
     @cached_property
@@ -62,7 +71,8 @@ class Models:
         if self.args.no_replay:
             return self.raw
         model, recipe = self._loaded(), recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
-        settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args)
+        settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args) | of_code(self.args.model2test_arch)
+        settings |= of_parts(self.args, self.dataset, BATCH)
         baseline.tune(model, baseline.path_of(self.path, settings), self.normalise, self.train, recipe, settings, self.accuracy_of)
         return model
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, formats
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import evidence, page, plots, report
@@ -200,9 +200,9 @@ def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
     """Leave the results: what was chosen, the model, the records, the row, what a report is made of, and plots."""
     report.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
     manifest_of(task.dataset, outcome.selection, task.origin).write(results.folder / MANIFEST)
-    checkpoint.save(results.folder / f"{task.checkpoint_path.stem}_repaired.t7",
-                    {"net": checkpoint.weights_of(outcome.model), "acc": outcome.epochs[-1]["acc"], "epoch": len(outcome.epochs),
-                     "settings": results.identity})
+    path = task.checkpoint_path
+    formats.write(results.folder / f"{path.stem}_repaired{path.suffix}", task.models.found, outcome.model,
+                  acc=outcome.epochs[-1]["acc"], epoch=len(outcome.epochs), settings=results.identity)
     report.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
                                                     "epochs": outcome.epochs, **report.environment(task.device)})
     results.write_row(outcome.row)

@@ -100,7 +100,7 @@ class Scenario:
 
     @property
     def settings(self) -> dict:
-        made = settings.settings_of(self.args, self.extractor, self.weights) | settings.resolution(self.dataset)
+        made = settings.settings_of(self.args, self.dataset, self.extractor, self.weights) | settings.resolution(self.dataset)
         return made | ({"labelled": self.labelled} if self.labelled else {})
 
     # --- what is annotated

@@ -2,11 +2,13 @@
 from pathlib import Path
 
 from hybridrepair.base import checkpoint
+from hybridrepair.base.builders import file_of, is_builder
 from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
 from hybridrepair.run import answers, manifest
 from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.training.finetune import BATCH, STATISTICS_BATCH, STEP, micro_batch_of
 
 # flags that change what a clustering gives
 CLUSTERING_FLAGS = {"hybrid": ["min_samples", "avg_clustersize"], "kmeans": ["avg_clustersize"], "hdbscan": ["min_samples"],
@@ -41,12 +43,25 @@ def resolution(dataset: Dataset) -> dict[str, int]:
     return {"img_size": side} if dataset.files and side != SIZE else {}
 
 
+def of_code(name: str) -> dict[str, str]:
+    """The digest of the file that builds the model called `name`, where the user's code does. UserError if it is missing."""
+    return {"builder": checkpoint.digest(file_of(name).read_bytes())} if is_builder(name) else {}
+
+
+def of_parts(args, dataset: Dataset, largest: int) -> dict[str, int]:
+    """The images per pass, where a training whose largest batch has `largest` images is cut by it, which batch norm can tell."""
+    micro_batch = micro_batch_of(args.micro_batch, *dataset.images.shape[1:3])
+    if args.estimated_statistics:
+        largest = max(largest, STATISTICS_BATCH)
+    return {"micro_batch": micro_batch} if micro_batch < largest else {}
+
+
 def tau_rule(args) -> str:
     """The flag that says what tau is: the average wins over the automatic one, as published, and both over a number."""
     return "avg_tao" if args.avg_tao else "auto_tao" if args.auto_tao else "tao"
 
 
-def settings_of(args, extractor: Extractor | None, weights: str) -> dict:
+def settings_of(args, dataset: Dataset, extractor: Extractor | None, weights: str) -> dict:
     """All settings that make the result of this solution, but data, model, solution, budget and seed.
 
     `extractor` gives the features that clusters are made in, None for the model, `weights` the digest of the model under repair.
@@ -73,7 +88,10 @@ def settings_of(args, extractor: Extractor | None, weights: str) -> dict:
         settings["labels"] = checkpoint.digest(digest.encode(), asked.read_bytes()) if asked else digest
     if args.allow_missing:
         settings["allow_missing"] = True
-    return settings | rounding(args) | {"weights": weights}
+    if args.feature_layer:
+        settings["feature_layer"] = args.feature_layer
+    largest = STEP if semi_supervised(args) else BATCH
+    return settings | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {"weights": weights}
 
 
 def selection_settings(args, settings: dict, labelled: str) -> dict[str, str]:

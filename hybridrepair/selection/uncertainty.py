@@ -4,6 +4,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hybridrepair.base.device import images_at_once
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise, views_of
 
@@ -16,16 +17,18 @@ TYPICAL = 1000  # T2 images at an average distance, over which tau is taken
 def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Logits float32 [N, C] and features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
 
-    A batch of one image is computed as two: libraries take another path for it, with other last bits.
+    `batch_size` counts images of up to 32x32 pixels; larger ones go fewer at a time. A batch of one image is computed as two:
+    libraries take another path for it, with other last bits.
     """
     model.eval()
     found: list[Tensor] = []  # filled in place: parts that are joined in the end would be held twice
-    for begin in progress(range(0, len(images), batch_size), "predict"):
-        batch = images[begin:begin + batch_size]
+    size = images_at_once(batch_size, *images.shape[1:3])
+    for begin in progress(range(0, len(images), size), "predict"):
+        batch = images[begin:begin + size]
         parts = model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))
         found = found or [part.new_empty(len(images), part.shape[1], dtype=torch.float32) for part in parts]
         for whole, part in zip(found, parts):
-            whole[begin:begin + batch_size] = part[:len(batch)]
+            whole[begin:begin + size] = part[:len(batch)]
     logits, features = found
     return logits, features
 
@@ -52,14 +55,15 @@ def disagreement(probs: Tensor) -> Unsmoothness:
 @torch.inference_mode()
 def unsmoothness(model: nn.Module, normalise: Normalise, images: Tensor, key: int, batch_size: int,
                  views: int = VIEWS, title: str = "unsmoothness") -> Unsmoothness:
-    """Unsmoothness of uint8 images [N, H, W, C]; `batch_size` counts model inputs, 1 + views for an image.
+    """Unsmoothness of uint8 images [N, H, W, C]; `batch_size` counts model inputs of up to 32x32 pixels, 1 + views for an image.
 
     The same key gives the same views, whatever the batch size: measurements of two epochs compare.
     """
     model.eval()
     index = torch.arange(len(images), device=images.device)
     parts = []
-    for batch in progress(index.split(max(1, batch_size // (1 + views))), title):
+    size = max(1, images_at_once(batch_size, *images.shape[1:3]) // (1 + views))
+    for batch in progress(index.split(size), title):
         logits = model(views_of(images[batch], normalise, key, batch, views))[0]
         parts.append(disagreement(logits.double().softmax(-1).unflatten(0, (1 + views, -1))))
     return Unsmoothness(*(torch.cat(part) for part in zip(*parts)))

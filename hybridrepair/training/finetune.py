@@ -13,20 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base.checkpoint import Kept
+from hybridrepair.base.device import images_at_once
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.images.augment import Normalise, flip_and_crop, views_of
+from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.uncertainty import VIEWS, predict
+from hybridrepair.training.microbatch import counted_once, parts_of, write_views
 
 BATCH = 64
+STEP = BATCH * (2 + VIEWS)  # images that an SSL step trains on
 STATISTICS_IMAGES, STATISTICS_BATCH = 2048, 256  # that batch norm's statistics are estimated on, in all and at a time
 MOMENTUM = 0.9
 SMOOTHING = 0.1  # probability taken from the labelled class and spread over the others
 TEMPERATURE = 0.5
 MIXUP_ALPHA = 0.75
+ALL = slice(None)
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Recipe:
     seed: int = 10
     estimated_statistics: bool = False  # batch norm's come from replayed images alone, not from what was trained on
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
+    micro_batch: int | None = None  # images per forward and backward pass, see `micro_batch_of`
 
 
 @dataclass
@@ -64,6 +69,11 @@ def batches(order: Tensor, size: int = BATCH, whole: bool = False) -> list[Tenso
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def micro_batch_of(micro_batch: int | None, height: int, width: int) -> int:
+    """Images per forward and backward pass: those asked for, or as many as take the memory of a whole SSL step at 32x32 pixels."""
+    return micro_batch or images_at_once(STEP, height, width)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -97,11 +107,11 @@ def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_siz
 
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
                     chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH,
-                    whole: bool = False) -> tuple[Tensor, int]:
+                    whole: bool = False, micro_batch: int | None = None) -> tuple[Tensor, int]:
     """One shuffled epoch over replayed train images (flip and crop) and annotated images (as they are).
 
-    replay int64 indexes train; `whole` is that of `batches`. Returns the mean loss (a tensor, so that nothing waits for it) and
-    the number of images seen.
+    replay int64 indexes train; `whole` is that of `batches`; more than `micro_batch` images go through in parts. Returns the mean
+    loss (a tensor, so that nothing waits for it) and the number of images seen.
     """
     model.train()
     images = torch.cat([train.images[replay], chosen.images])
@@ -111,12 +121,15 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     transform = key(seed, "train transform", epoch)
     total, seen = torch.zeros((), device=labels.device), 0
     for batch in progress(batches(order, size, whole), f"epoch {epoch} supervised"):
-        inputs = flip_and_crop(images[batch], transform, number[batch], where=number[batch] >= 0)
-        loss = smoothed_loss(model(normalise(inputs))[0], labels[batch], smoothing)
         optimizer.zero_grad()
-        loss.backward()
+        parts = parts_of(len(batch), micro_batch or len(batch))
+        with counted_once(model, parts):
+            for part in batch.tensor_split(parts):
+                inputs = flip_and_crop(images[part], transform, number[part], where=number[part] >= 0)
+                loss = smoothed_loss(model(normalise(inputs))[0], labels[part], smoothing)
+                (loss * (len(part) / len(batch))).backward()
+                total += loss.detach() * len(part)
         optimizer.step()
-        total += loss.detach() * len(batch)
         seen += len(batch)
     return total / seen, seen
 
@@ -131,9 +144,9 @@ def guess(probs: Tensor, known: Tensor) -> Tensor:
     return torch.where((known != UNKNOWN)[:, None], smoothed_one_hot(known.clamp(min=0), probs.shape[-1]), sharp)
 
 
-def mix(values: Tensor, share: float, perm: Tensor) -> Tensor:
-    """MixUp of [M, ...] with its own permutation: share * values + (1 - share) * values[perm]."""
-    return torch.lerp(values[perm], values, share)
+def mix(values: Tensor, share: float, perm: Tensor, rows: slice = ALL) -> Tensor:
+    """Rows of MixUp of [M, ...] with its own permutation: share * values + (1 - share) * values[perm]."""
+    return torch.lerp(values[perm[rows]], values[rows], share)
 
 
 def ssl_loss(logits: Tensor, labels: Tensor, targets: Tensor, lam_ul: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,28 +155,42 @@ def ssl_loss(logits: Tensor, labels: Tensor, targets: Tensor, lam_ul: float) -> 
     logits, targets [M, C]; labels int64 [B]. Returns (loss, labelled part, unlabelled part).
     """
     b = len(labels)
-    labelled = F.cross_entropy(logits[:b], labels)
+    labelled = F.cross_entropy(logits[:b], labels) if b else logits.new_zeros(())
     unlabelled = (logits[b:].softmax(1) - targets[b:]).square().mean()
     return labelled + lam_ul * unlabelled, labelled, unlabelled
 
 
-def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, views: Tensor,
-             known: Tensor, share: float, perm: Tensor, lam_ul: float) -> Tensor:
-    """One step on labelled inputs [B, C, H, W] with labels [B], and all views [V * U, C, H, W] of U unlabelled images.
+def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, known: Tensor,
+             share: float, perm: Tensor, lam_ul: float, micro_batch: int = STEP) -> Tensor:
+    """One step on model inputs [B + V * U, C, H, W]: B with labels [B], then all views of the U unlabelled images known [U].
 
-    share and perm int64 [B + V * U] are those of MixUp. Returns the loss, detached.
+    share and perm int64 [B + V * U] are those of MixUp. More than `micro_batch` rows go through in parts, each of rows at equal
+    distances, so that all kinds of images are in it: only batch norm can tell. Returns the loss, detached.
     """
     model.train()
-    with torch.no_grad():
-        logits = model(views)[0]
-        target = guess(logits.float().softmax(1).unflatten(0, (-1, len(known))), known)
+    b, total = len(labels), torch.zeros((), device=images.device)
+    views = images[b:]
+    parts = parts_of(len(views), micro_batch)
+    with torch.no_grad(), counted_once(model, parts):
+        logits = [model(views[part::parts].contiguous(memory_format=torch.channels_last))[0].float() for part in range(parts)]
+        probs = torch.empty(len(views), logits[0].shape[1], device=views.device)
+        for part, rows in enumerate(logits):
+            probs[part::parts] = rows.softmax(1)
+        target = guess(probs.unflatten(0, (-1, len(known))), known)
     targets = torch.cat([F.one_hot(labels, target.shape[1]).float(), target.repeat(len(views) // len(known), 1)])
-    mixed = mix(torch.cat([inputs, views]), share, perm).contiguous(memory_format=torch.channels_last)
-    loss, _, _ = ssl_loss(model(mixed)[0].float(), labels, mix(targets, share, perm), lam_ul)
     optimizer.zero_grad()
-    loss.backward()
+    parts = parts_of(len(images), micro_batch)
+    with counted_once(model, parts):
+        for part in range(parts):
+            rows = slice(part, None, parts)
+            mixed = mix(images, share, perm, rows).contiguous(memory_format=torch.channels_last)
+            own, goals = labels[rows], mix(targets, share, perm, rows)
+            _, labelled, unlabelled = ssl_loss(model(mixed)[0].float(), own, goals, lam_ul)
+            loss = labelled * (len(own) / b) + lam_ul * unlabelled * ((len(goals) - len(own)) / len(views))
+            loss.backward()
+            total += loss.detach()
     optimizer.step()
-    return loss.detach()
+    return total
 
 
 def rounds(rng: np.random.Generator, items: np.ndarray, n: int) -> np.ndarray:
@@ -193,7 +220,8 @@ class Unlabelled:
 
 def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
              pool: Tensor, unlabelled: Unlabelled, known: Tensor, lam_ul: float, seed: int, epoch: int, done: int = 0,
-             total: float = 0.0, after: Callable[[int, Tensor], None] = lambda step, losses: None) -> tuple[Tensor, int]:
+             total: float = 0.0, after: Callable[[int, Tensor], None] = lambda step, losses: None,
+             micro_batch: int = STEP) -> tuple[Tensor, int]:
     """One epoch of SSL: replayed train images in shuffled rounds beside images of the pool uint8 [N, H, W, C].
 
     known int64 [N] holds annotated and propagated labels, UNKNOWN elsewhere. What an image looks like follows from its place in
@@ -208,23 +236,25 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
     place = torch.arange(steps * BATCH, device=device)
     transform, augmix = key(seed, "ssl train transform", epoch), key(seed, "ssl views", epoch)
     losses = torch.tensor(total, device=device)
+    _, height, width, channels = pool.shape  # of each step, one after the other
+    images = torch.empty(BATCH * (2 + VIEWS), channels, height, width, device=device, memory_format=torch.channels_last)
     batches = zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH), place.split(BATCH))
     for step, (x, u, at) in enumerate(batches, 1):
         share = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA)
         perm = rng.permutation(BATCH * (2 + VIEWS))
         if step <= done:
             continue
-        inputs = normalise(flip_and_crop(train.images[x], transform, at))
-        views = views_of(pool[u], normalise, augmix, at, VIEWS)
-        losses += ssl_step(model, optimizer, inputs, train.labels[x], views, known[u], max(share, 1 - share),
-                           torch.from_numpy(perm).to(device), lam_ul)
+        images[:BATCH] = normalise(flip_and_crop(train.images[x], transform, at))
+        write_views(images[BATCH:], pool[u], normalise, augmix, at, micro_batch)
+        losses += ssl_step(model, optimizer, images, train.labels[x], known[u], max(share, 1 - share),
+                           torch.from_numpy(perm).to(device), lam_ul, micro_batch)
         if step < steps:
             after(step, losses)
     return losses / steps, steps * BATCH
 
 
 @torch.no_grad()
-def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor) -> None:
+def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor, batch: int = STATISTICS_BATCH) -> None:
     """Set the running statistics of batch norm to those of images uint8 [N, H, W, C], for the weights as they are.
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise batch norm).
@@ -235,8 +265,8 @@ def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor) 
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
     model.train()
-    for batch in batches(torch.arange(len(images), device=images.device), STATISTICS_BATCH):
-        model(normalise(images[batch]))
+    for index in batches(torch.arange(len(images), device=images.device), batch):
+        model(normalise(images[index]))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
 
@@ -248,7 +278,9 @@ def statistics_images(train: Labelled, replay: Tensor, seed: int, epoch: int) ->
     """
     draw = key(seed, "statistics", epoch)
     order = torch.from_numpy(np.resize(generator(draw).permutation(len(replay)), STATISTICS_IMAGES)).to(replay.device)
-    return flip_and_crop(train.images[replay[order]], draw, torch.arange(STATISTICS_IMAGES, device=replay.device))
+    places = torch.arange(STATISTICS_IMAGES, device=replay.device)
+    return torch.cat([flip_and_crop(train.images[replay[images]], draw, at)
+                      for images, at in zip(order.split(STATISTICS_BATCH), places.split(STATISTICS_BATCH))])
 
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
@@ -263,6 +295,7 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     longer finite.
     """
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
+    micro_batch = micro_batch_of(recipe.micro_batch, *train.images.shape[1:3])
     state = kept.state if kept and kept.state else {"records": [], "halfway": None}
     records: list[dict] = state["records"]
     if "model" in state:
@@ -290,7 +323,7 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
         if chosen is not None and replay is None:
             replay = replay_of(model, normalise, train, recipe.batch_size)
             loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch,
-                                                     whole=True)
+                                                     whole=True, micro_batch=micro_batch)
             record["loss"] = loss.item()
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
             labelled = chosen if chosen is not None and not len(train.labels) else train
@@ -298,10 +331,11 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
                 replay = (replay_of(model, normalise, train, recipe.batch_size) if labelled is train
                           else torch.arange(len(labelled.labels), device=labelled.labels.device))
             loss, n = ssl_pass(model, optimizer, normalise, labelled, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed,
-                               epoch, step, total, after)
+                               epoch, step, total, after, micro_batch)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
         if recipe.estimated_statistics and replay is not None:
-            estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch))
+            estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch),
+                                min(STATISTICS_BATCH, micro_batch))
         record["seconds"] = spent + time.perf_counter() - start
 
     for epoch in range(len(records) + 1, recipe.epochs + 1):

@@ -196,7 +196,8 @@ def test_three_ssl_steps_are_those_of_the_published_code(oracle):
         torch.testing.assert_close(mixed, of["mixed_target"], rtol=0, atol=1e-6)
         parts = ssl_loss(of["logits_lu"], of["labels"], of["mixed_target"], lam)
         assert [part.item() for part in parts] == pytest.approx([of[n].item() for n in ("loss", "l_loss", "u_loss")], rel=1e-5)
-        loss = ssl_step(model, optimizer, of["lab_inputs"], of["labels"], of["views"].flatten(0, 1), known, share, perm, lam)
+        images = torch.cat([of["lab_inputs"], of["views"].flatten(0, 1)])
+        loss = ssl_step(model, optimizer, images, of["labels"], known, share, perm, lam)
         assert loss.item() == pytest.approx(of["loss"].item(), rel=1e-5) and not loss.requires_grad
         seen += of["in_labelled_mask"].sum().item()
     assert seen  # both kinds of target came up
@@ -210,7 +211,7 @@ def test_an_ssl_step_guesses_with_batch_statistics_and_without_gradient():
     labels, known = torch.arange(5) % CLASSES, torch.full((3,), UNKNOWN)
     other = copy.deepcopy(model).eval()
     other.norm1.running_mean += 100
-    arguments = (x, labels, views, known, 0.8, perm, 10.0)
+    arguments = (torch.cat([x, views]), labels, known, 0.8, perm, 10.0)
     losses = [ssl_step(each, sgd(each, 0.1), *arguments).item() for each in (model, other)]
     assert losses[0] == losses[1] and model.norm1.num_batches_tracked == 2
 
@@ -342,11 +343,13 @@ def test_a_pass_trains_in_train_mode():
 
 @pytest.fixture
 def steps(monkeypatch) -> list[tuple]:
-    """What ssl_pass gives to each step, (inputs, labels, views, known, share, perm, lam_ul), in place of the step."""
+    """What ssl_pass gives to each step, (inputs, labels, views, known, share, perm, lam_ul), in place of the step.
+
+    Inputs are those of labelled images."""
     taken = []
 
-    def record(model, optimizer, *given) -> Tensor:
-        taken.append(given)
+    def record(model, optimizer, images, labels, known, share, perm, lam_ul, micro_batch) -> Tensor:
+        taken.append((images[:BATCH].clone(), labels, images[BATCH:].clone(), known, share, perm, lam_ul))
         return torch.tensor(float(len(taken)))
 
     monkeypatch.setattr(module, "ssl_step", record)
