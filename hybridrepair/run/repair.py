@@ -62,10 +62,10 @@ def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None],
     with task.stage("load"):
         before = task.predictions_of(models.tuned)
         acc_before = task.score(before)
-    told = f"pool {pool.n}, budget {task.budget}"
+    told = f"{task.name}: pool {pool.n}, budget {task.budget}"
     if acc_raw is not None:
         told += f", {task.judged_on} acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair"
-    print(f"{args.model2test_arch} {'ABC'[args.model_number]} on {args.dataset}: {told}", flush=True)
+    print(told, flush=True)
     row = {"n_annotated": task.oracle.n_asked, "annotated_wrong": training.annotated_wrong, "n_propagated": training.n_propagated,
            "propagation_acc": training.propagation_acc, "n_known": training.n_known, **training.taus,
            "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw, "acc_before": acc_before, "judged_on": task.judged_on,

@@ -50,15 +50,17 @@ class Scenario:
     Computed when first asked for, so that a solution costs what it needs and no more. UserError for input that cannot be used.
     """
 
-    def __init__(self, args):
-        self.args, self.seconds = args, {}
+    def __init__(self, args, dataset: data.Dataset | None = None):
+        """The dataset is read as the flags say, unless it is given."""
+        self.args = args
+        self.seconds: dict[str, float] = {}
         args.solution = PUBLISHED_NAMES.get(args.solution, args.solution)
         if not (args.sel_l_data or args.sel_u_data):
             args.sel_l_data = args.sel_u_data = True
         with self.stage("load"):
             self.device = device_of(args.device)
             self.seed, self.batch_size = args.manualSeed, args.batch_size
-            self.dataset = data.load(args.dataset, args.data_path, args.img_size, args.skip_bad)
+            self.dataset = dataset or data.load(args.dataset, args.data_path, args.img_size, args.skip_bad)
             data.require(self.dataset, "pool")
             self.settle()
             self.manifest = manifest.beside(Path(args.labels), args.manifest) if args.labels else None
@@ -70,9 +72,13 @@ class Scenario:
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             if args.check:
                 return
-            self.checkpoint_path = checkpoint_path(args)
-            self.weights = checkpoint.digest(self.checkpoint_path.read_bytes())
-            self.asked = self._asked_before() if self.manifest and settings.annotates(args) else None
+            self.weights = self._find_model()
+            self.asked = self._asked_before(self.manifest) if self.manifest and settings.annotates(args) else None
+
+    def _find_model(self) -> str:
+        """The digest of the model under repair, once it is found."""
+        self.checkpoint_path = checkpoint_path(self.args)
+        return checkpoint.digest(self.checkpoint_path.read_bytes())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -99,6 +105,11 @@ class Scenario:
             print(f"tau is --tao {args.tao:g}: there are no {lacking} images to estimate it from", flush=True)
 
     @property
+    def name(self) -> str:
+        """What is repaired, for the terminal."""
+        return f"{self.args.model2test_arch} {'ABC'[self.args.model_number]} on {self.args.dataset}"
+
+    @property
     def settings(self) -> dict:
         made = settings.settings_of(self.args, self.dataset, self.extractor, self.weights) | settings.resolution(self.dataset)
         return made | ({"labelled": self.labelled} if self.labelled else {})
@@ -114,10 +125,10 @@ class Scenario:
         return manifest.Origin({"file": str(self.checkpoint_path), "digest": self.weights}, self.dataset.class_names,
                                {"n": len(index), "digest": pool}, settings.selection_settings(self.args, self.settings, self.labelled))
 
-    def _asked_before(self) -> Selection:
+    def _asked_before(self, made: manifest.Manifest) -> Selection:
         """The choice of the manifest. UserError where it was made with something else, or where answers are missing that are needed."""
-        manifest.check(self.manifest, self.origin)
-        asked = manifest.selection_of(self.manifest, self.dataset)
+        manifest.check(made, self.origin)
+        asked = manifest.selection_of(made, self.dataset)
         if not self.args.allow_missing:
             self.oracle.check(asked.annotated)
         return asked

@@ -30,12 +30,17 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
         if content.get("settings") == settings:
             checkpoint.fit(model, content, path)
             return
-    nothing = Labelled(train.images[:0], train.labels[:0])
     kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, every=0, force=True)  # a damaged state is of no use
+    train_on(model, normalise, train, recipe, kept)
+    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": accuracy_of(model), "epoch": recipe.epochs,
+                           "settings": settings})
+    kept.remove()
+
+
+def train_on(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, kept: checkpoint.Kept | None = None) -> None:
+    """Fine-tune `model` in place on its own train set, without label smoothing, printing a line an epoch."""
+    nothing = Labelled(train.images[:0], train.labels[:0])
     print(f"fine-tuning the model under repair on its own train set, {len(train.labels)} images", flush=True)
     for record in finetune(model, normalise, train, recipe, nothing, smoothing=0, kept=kept):
         print(f"epoch {record['epoch']:2d}/{recipe.epochs}  loss {record['loss']:.4f}  "
               f"{record['images'] / record['seconds']:.0f} images/s", flush=True)
-    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": accuracy_of(model), "epoch": recipe.epochs,
-                           "settings": settings})
-    kept.remove()

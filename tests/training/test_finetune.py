@@ -253,7 +253,7 @@ def test_what_is_replayed_is_judged_on_the_plain_images_in_eval_mode():
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             assert not self.training
             left = (x[..., :CENTRE] - x[..., CENTRE:]).mean((1, 2, 3))
-            return torch.stack([-left, left], 1), x
+            return torch.stack([-left, left], 1), x.flatten(1)
 
     images = torch.zeros(100, SIDE, SIDE, 3, dtype=torch.uint8)
     images[:, :, :CENTRE] = 200
