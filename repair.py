@@ -4,12 +4,13 @@
     python repair.py --dataset cifar10 --solution mcp --p_budget 1
     python repair.py --dataset cifar10 --labels my_labels.csv          answers of your own annotators
 
-Prints a line an epoch, and at last the accuracy on T2 before and after; hybridrepair/run/report.py says what is left in
+Prints a line an epoch, and at last the accuracy on T2 before and after; hybridrepair/run/output.py says what is left in
 --save_path. A run that is in results.csv already is not done again.
 """
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
-from hybridrepair.run import report, tracking
+from hybridrepair.report import tracking
+from hybridrepair.run import output
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.repair import repair
 from hybridrepair.run.scenario import Scenario
@@ -27,13 +28,13 @@ def main(args) -> None:
         task.oracle.expect_labels()
     if args.check:
         return
-    results = report.Run(task)
+    results = output.Run(task)
     with checkpoint.locked(results.folder, wait=False) as ours:
         done = results.find()
         if done and not args.force:
             results.state.unlink(missing_ok=True)  # left where the end came between the row and this
             print(f"done already, in {results.results}: {results.folder.name}")
-            print(report.headline(*(float(done[name]) if done[name] else None for name in ("acc_before", "acc_after")), task.judged_on))
+            print(output.headline(*(float(done[name]) if done[name] else None for name in ("acc_before", "acc_after")), task.judged_on))
         elif not ours:
             print(f"another process is at it, skipped: {results.folder.name}")
         else:

@@ -11,10 +11,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from hybridrepair.annotation import questions
+from hybridrepair.annotation.manifest import manifest_of
 from hybridrepair.base.errors import UserError, run
-from hybridrepair.run import questions, report
+from hybridrepair.run import output
 from hybridrepair.run.flags import repair_parser
-from hybridrepair.run.manifest import manifest_of
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.strategies import SOLUTIONS
 
@@ -47,11 +48,11 @@ def main(args) -> None:
         print(f"{len(made.images)} of {task.pool.n} images to annotate: {args.out}")
         print("give back the answers to repair.py with the same flags and --labels")
         return
-    folder = report.Run(task).folder
+    folder = output.Run(task).folder
     path = folder.with_name(f"selection_{folder.name}") / "selected.csv"
-    if report.answered(path) and not args.force:
+    if output.answered(path) and not args.force:
         raise UserError(f"{path} holds labels already; pass it to repair.py as --labels, move it away, or replace it by --force")
-    report.write_selected(path, task.pool, task.selection)
+    output.write_selected(path, task.pool, task.selection)
     print(f"{len(task.selection.annotated)} of {task.pool.n} images to annotate: {path}")
     print("fill in its column label, and pass it to repair.py with the same flags as --labels")
 

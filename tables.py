@@ -15,7 +15,7 @@ from pathlib import Path
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.errors import run as run_main
-from hybridrepair.run import page
+from hybridrepair.report import page
 from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, plot, read_runs, table_of, written
 from hybridrepair.run.flags import Parser
 

@@ -19,7 +19,7 @@ from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import MAX_SEED, SEED
-from hybridrepair.run import plots, tracking
+from hybridrepair.report import plots, tracking
 from hybridrepair.run.flags import ARCHITECTURES, Parser, add_data, add_machine, add_published, add_tracking, architecture, number
 from hybridrepair.run.settings import of_code, resolution, rounding
 from hybridrepair.training import classifier

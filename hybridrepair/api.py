@@ -28,13 +28,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hybridrepair.annotation.oracle import Oracle
 from hybridrepair.base import checkpoint
 from hybridrepair.base.device import on_machine
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.arrays import UNKNOWN, mean_std
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import SEED
-from hybridrepair.run.annotation import Oracle
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.models import Models, recipe_of
 from hybridrepair.run.repair import perform

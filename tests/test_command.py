@@ -10,7 +10,7 @@ import pytest
 
 from conftest import write_small
 from hybridrepair.command import ENTRIES
-from hybridrepair.run.tracking import TRACKERS
+from hybridrepair.report.tracking import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,10 +23,12 @@ import selection
 import tables
 import train_classifier
 from conftest import write_small
+from hybridrepair.annotation.oracle import budget_of
 from hybridrepair.base import checkpoint, errors
+from hybridrepair.base.rows import read_rows, write_rows
 from hybridrepair.base.text import text_of
-from hybridrepair.run import page, report
-from hybridrepair.run.annotation import budget_of
+from hybridrepair.report import page
+from hybridrepair.run import output
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.selection.uncertainty import Tau
@@ -89,8 +91,8 @@ def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsy
     run("--auto_tao")
     out = capsys.readouterr().out.splitlines()
     (row,) = rows()
-    assert list(row) == list(report.COLUMNS)
-    assert out[-1] == report.headline(float(row["acc_before"]), float(row["acc_after"]))
+    assert list(row) == list(output.COLUMNS)
+    assert out[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
     assert (row["dataset"], row["model"], row["solution"], row["seed"]) == ("small", "MobileNet", "hybrid", "10")
     assert int(row["n_annotated"]) == 10 and int(row["n_propagated"]) > 0 and int(row["n_unlabelled"]) > 0
     folder = folder_of(row)
@@ -100,7 +102,7 @@ def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsy
     record = json.loads((folder / "run.json").read_text())
     assert [each["epoch"] for each in record["epochs"]] == [1, 2]
     assert record["epochs"][-1]["acc"] == pytest.approx(float(row["acc_after"]), abs=1e-3)
-    selected = report.read_rows(folder / "selected.csv")
+    selected = read_rows(folder / "selected.csv")
     assert list(selected[0]) == ["index", "file", "id", "digest", "region", "unsmoothness", "predicted class", "label"]
     assert len(selected) == 10 and all(340 <= int(each["index"]) < 540 for each in selected)
     labels = np.load("data/small/labels.npy")
@@ -148,7 +150,7 @@ def test_a_report_that_fails_loses_nothing_and_is_made_later(field, monkeypatch,
         run("--solution", "random")
     out = capsys.readouterr().out.splitlines()
     (row,) = rows()
-    assert out[-1] == report.headline(float(row["acc_before"]), float(row["acc_after"]))
+    assert out[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
     (line,) = [line for line in out if line.startswith("report.html could not be made (ZeroDivisionError")]
     assert not (folder_of(row) / "report.html").exists() and not list(field.rglob("*.partial.t7"))
     shutil.rmtree("data")  # neither data nor model is needed
@@ -179,7 +181,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(field, monkeypatch, capsys):
 
 
 def test_a_tracker_without_its_package_is_told_at_once(field, monkeypatch, capsys):
-    monkeypatch.setattr("hybridrepair.run.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("hybridrepair.report.tracking.find_spec", lambda name: None)
     shutil.rmtree("data")
     assert "pip install trackio" in refused(capsys, "--report_to", "trackio")
 
@@ -230,9 +232,9 @@ def test_same_command_gives_the_same_selection_and_accuracies_and_another_batch_
     a, b, *others = (rows(name)[0] for name in "abcde")
     selected = [(folder_of(row, name) / "selected.csv").read_bytes() for row, name in ((a, "a"), (b, "b"))]
     assert selected[0] == selected[1]
-    accuracies = [name for name in report.COLUMNS if name.startswith("acc")]
+    accuracies = [name for name in output.COLUMNS if name.startswith("acc")]
     assert [a[name] for name in accuracies] == [b[name] for name in accuracies]
-    chosen = [[(each["index"], each["region"]) for each in report.read_rows(folder_of(row, name) / "selected.csv")]
+    chosen = [[(each["index"], each["region"]) for each in read_rows(folder_of(row, name) / "selected.csv")]
               for row, name in zip([a, *others], "acde")]
     assert chosen[0] == chosen[1] != chosen[2] == chosen[3]
 
@@ -344,7 +346,7 @@ def test_both_estimates_of_tau_are_reported_and_the_average_wins(field, flags, c
 def test_regions_do_not_depend_on_the_seed(field):
     for seed in ("10", "20"):
         run("--manualSeed", seed, "--save_path", seed)
-    regions = [{(each["index"], each["region"]) for each in report.read_rows(folder_of(rows(seed)[0], seed) / "selected.csv")}
+    regions = [{(each["index"], each["region"]) for each in read_rows(folder_of(rows(seed)[0], seed) / "selected.csv")}
                for seed in ("10", "20")]
     both = {index for index, _ in regions[0]} & {index for index, _ in regions[1]}
     assert len(both) > 5  # the ranks of regions follow the views, which a seed draws
@@ -402,11 +404,11 @@ def test_guesses_and_failures_are_reported_and_decide_nothing(field):
     for part in ("trusted", "propagated"):
         assert 0 <= float(row[f"guess_acc_{part}_before"]) <= 100
         assert float(row[f"guess_acc_{part}_after"]) == pytest.approx(record[-1][f"guess_acc_{part}"], abs=1e-3)
-    selected = report.read_rows(folder_of(row) / "selected.csv")
+    selected = read_rows(folder_of(row) / "selected.csv")
     wrong = [each["label"] != each["predicted class"] for each in selected]
     assert float(row["annotated_wrong"]) == pytest.approx(100 * np.mean(wrong), abs=1e-3)
     assert int(row["n_unlabelled"]) <= 200 - int(row["n_annotated"]) - int(row["n_propagated"])
-    stages = sum(float(row[f"seconds_{stage}"]) for stage in report.STAGES)
+    stages = sum(float(row[f"seconds_{stage}"]) for stage in output.STAGES)
     assert float(row["seconds_total"]) >= stages * (1 - 1e-5)  # each has six digits
 
 
@@ -512,7 +514,8 @@ def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_s
 KILLED = """
 import os, signal, sys
 import repair
-from hybridrepair.run import page, report
+from hybridrepair.report import page
+from hybridrepair.run import output
 from hybridrepair.training import finetune
 name, last, calls = sys.argv.pop(1), int(sys.argv.pop(1)), []
 module = report if name == "write_selected" else finetune
@@ -607,7 +610,7 @@ def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(fi
     run(entry=selection)
     (path,) = Path("save/small_MobileNet").glob("selection_*/selected.csv")
     labels = np.load("data/small/labels.npy")
-    asked = report.read_rows(path)
+    asked = read_rows(path)
     assert all(each["label"] == "" for each in asked)
     with open("answers.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -626,12 +629,12 @@ def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(fi
 def test_selection_does_not_overwrite_answers(field, capsys):
     run("--solution", "gini", entry=selection)
     (path,) = Path("save/small_MobileNet").glob("selection_*/selected.csv")
-    answers = report.read_rows(path)
+    answers = read_rows(path)
     answers[0]["label"] = "two"
-    report.write_csv(path, answers[0], answers)
+    write_rows(path, answers[0], answers)
     assert "holds labels already" in refused(capsys, "--solution", "gini", entry=selection)
     run("--solution", "gini", "--force", entry=selection)
-    assert not report.answered(path)
+    assert not output.answered(path)
 
 
 def test_a_second_round_starts_from_the_repaired_model_and_knows_what_the_first_labelled(field, capsys):
@@ -645,7 +648,7 @@ def test_a_second_round_starts_from_the_repaired_model_and_knows_what_the_first_
     (second,) = rows("second")
     assert int(second["n_known"]) == int(first["n_annotated"]) + int(first["n_propagated"]) and second["n_annotated"] == "4"
     assert f"known from earlier rounds {second['n_known']}" in capsys.readouterr().out
-    asked = [{each["id"] for each in report.read_rows(place / "selected.csv")} for place in (folder, folder_of(second, "second"))]
+    asked = [{each["id"] for each in read_rows(place / "selected.csv")} for place in (folder, folder_of(second, "second"))]
     assert not asked[0] & asked[1]
 
 
@@ -670,7 +673,7 @@ def test_image_folder_with_files_in_the_selection(field):
     shutil.copytree("check_point/small", "check_point/signs")
     run("--dataset", "signs", "--solution", "gini", entry=selection)
     (path,) = Path("save/signs_MobileNet").glob("selection_*/selected.csv")
-    assert all(Path(each["file"]).is_file() and Path(each["file"]).parts[2] == "field" for each in report.read_rows(path))
+    assert all(Path(each["file"]).is_file() and Path(each["file"]).parts[2] == "field" for each in read_rows(path))
 
 
 # --- what is refused
@@ -773,7 +776,7 @@ def test_a_folder_whose_names_are_hardly_text_is_repaired(tmp_path, monkeypatch,
     errors.run(repair.main, args)
     (row,) = rows("save/pets_MobileNet")
     folder = folder_of(row, "save/pets_MobileNet")
-    selected = report.read_rows(folder / "selected.csv")
+    selected = read_rows(folder / "selected.csv")
     assert len(selected) == 20 and {each["label"] for each in selected} == {"a$b^$", text_of(classes[1])}
     assert any(each["file"].endswith(r"caf\udce9.png") for each in selected)
     assert "img_size=16" in row["settings"] and (folder / "per_class.png").is_file()

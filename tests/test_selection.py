@@ -7,7 +7,8 @@ import pytest
 
 import selection
 from hybridrepair.base.errors import run
-from hybridrepair.run import report
+from hybridrepair.base.rows import write_rows
+from hybridrepair.run import output
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.strategies import SOLUTIONS
 
@@ -54,9 +55,9 @@ def test_a_repair_that_annotates_nothing_has_nothing_to_select(called, solution)
 
 def test_labels_that_were_filled_in_are_not_written_over(called):
     words = ["--dataset", "mine", "--device", "cpu", "--solution", "gini", "--p_budget", "10"]
-    folder = report.Run(Scenario(selection.parse_args(words))).folder
+    folder = output.Run(Scenario(selection.parse_args(words))).folder
     path = folder.with_name(f"selection_{folder.name}") / "selected.csv"
-    report.write_csv(path, ("index", "label"), [{"index": 30}, {"index": 31, "label": 1}])
+    write_rows(path, ("index", "label"), [{"index": 30}, {"index": 31, "label": 1}])
     message = called(*words[2:])
     assert str(path) in message and "--labels" in message and "--force" in message
 

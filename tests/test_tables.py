@@ -7,7 +7,7 @@ from PIL import Image
 
 import tables
 from hybridrepair.base.errors import run as run_main
-from hybridrepair.run import comparison, report
+from hybridrepair.run import comparison, output
 
 FINETUNING = "retrain_lr=0.001 retrain_weightdecay=0.0005 retrain_epoch=10"
 ABOUT = ("mean ± standard deviation over seeds (gain over before, n seeds), best of each column in bold, – missing; "
@@ -22,7 +22,7 @@ def row(solution: str, after: float | str, seed: int = 10, settings: str = FINET
             "fixed": 3, "broken": 1, "seconds_load": 1.5, "versions": "python 3", "device": "cpu", "run": "folder"} | cells
 
 
-def save(path: Path, *rows: dict, columns: tuple[str, ...] = report.COLUMNS) -> Path:
+def save(path: Path, *rows: dict, columns: tuple[str, ...] = output.COLUMNS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
@@ -236,7 +236,7 @@ def test_the_accuracy_before_has_a_row_for_each_fine_tuning_that_it_comes_from(t
 def test_what_the_machine_makes_different_makes_no_row(tabulate):
     there = row("mcp", 83, 20, settings="retrain_epoch=10  retrain_weightdecay=0.0005 retrain_lr=0.001", device="H100",
                 versions="python 4", run="elsewhere", seconds_load=9)
-    save(Path("there/results.csv"), there, columns=(*reversed(report.COLUMNS), "comment"))
+    save(Path("there/results.csv"), there, columns=(*reversed(output.COLUMNS), "comment"))
     found = cells(tabulate([row("mcp", 81)], "save", "there"))
     assert found == [["before", "80.00"], ["mcp", "**82.00 ± 1.41** (+2.00, n=2)"]]
 

@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrepair.base.errors import UserError
-from hybridrepair.run import report
+from hybridrepair.base.rows import read_rows
+from hybridrepair.run import output
 from hybridrepair.run.flags import number
 from hybridrepair.selection.strategies import SOLUTIONS
 
@@ -25,7 +26,7 @@ METRICS = {
     "acc_best": "T2 accuracy (%) after the best epoch, an upper bound: that epoch is chosen on test labels",
     "gain": "T2 accuracy after the last epoch minus that before repair (percentage points)",
 }
-RESULTS = report.COLUMNS[len(report.IDENTITY):report.COLUMNS.index("broken") + 1]  # equal in all rows of one run
+RESULTS = output.COLUMNS[len(output.IDENTITY):output.COLUMNS.index("broken") + 1]  # equal in all rows of one run
 NUMBERS = {"model_number": number(int, 0, 2), "p_budget": number(float, 0, 100, above=True), "seed": number(int, 0)} | {
     name: number(float, 0, 100 if "acc" in name else math.inf) for name in RESULTS}
 NEVER_EMPTY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "acc_before", "acc_after")
@@ -74,10 +75,10 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
 def read(path: Path) -> list[dict]:
     """The runs in one results.csv. UserError if it is something else, or has a damaged row."""
     try:
-        rows = report.read_rows(path)
+        rows = read_rows(path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no CSV file in UTF-8 ({error}); give a results.csv of repair.py") from error
-    missing = [name for name in (*report.IDENTITY, *RESULTS) if rows and name not in rows[0]]
+    missing = [name for name in (*output.IDENTITY, *RESULTS) if rows and name not in rows[0]]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; give a results.csv of repair.py")
     return [run_of(row, f"{path} row {i}") for i, row in enumerate(rows, 1)]

@@ -11,7 +11,7 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import MAX_SIZE, MIN_SIZE, SIZE
 from hybridrepair.images.randomness import MAX_SEED, SEED
 from hybridrepair.images.registry import DATASETS, Defaults, defaults_of
-from hybridrepair.run.tracking import TRACKERS
+from hybridrepair.report.tracking import TRACKERS
 from hybridrepair.selection.clustering import CLUSTERINGS
 from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS

@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybridrepair.annotation.manifest import NAME as MANIFEST
+from hybridrepair.annotation.manifest import listed, manifest_of
 from hybridrepair.base import checkpoint, formats
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.run import evidence, page, plots, report
-from hybridrepair.run.manifest import NAME as MANIFEST
-from hybridrepair.run.manifest import listed, manifest_of
+from hybridrepair.report import evidence, page, plots
+from hybridrepair.report.tracking import Tracking
+from hybridrepair.run import output
 from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import annotates, semi_supervised
-from hybridrepair.run.tracking import Tracking
 from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
 from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
@@ -34,7 +35,7 @@ class Outcome:
     row: dict  # columns of results.csv, but what tells one run from another
 
 
-def repair(task: Scenario, results: report.Run) -> None:
+def repair(task: Scenario, results: output.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
     tracked = Tracking(task.args.report_to, results.folder, results.identity | vars(task.args))
     outcome = perform(task, lambda data: checkpoint.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
@@ -103,10 +104,10 @@ class Training:
         """answers int64 [B] are the labels of the annotated images."""
         pool = task.pool
         self.task, self.solution = task, SOLUTIONS[task.args.solution]
-        new, self.propagated = selection.labels(answers), report.propagated(selection)
+        new, self.propagated = selection.labels(answers), output.propagated(selection)
         self.labels = np.where(new == UNKNOWN, task.known, new)
         self.n_known = int((self.labels != UNKNOWN).sum() - (new != UNKNOWN).sum())
-        self.n_propagated, self.propagation_acc = report.propagation(pool, selection, new)
+        self.n_propagated, self.propagation_acc = output.propagation(pool, selection, new)
         wrong = pool.probs.argmax(1).cpu().numpy()[selection.annotated] != answers
         self.annotated_wrong = 100 * float(wrong.mean()) if len(wrong) else None
         self.taus, self.start, self.mask = {}, {}, np.ones(pool.n, bool)
@@ -141,8 +142,8 @@ class Training:
         """
         guess, trusted = seen.guess.cpu().numpy(), self.mask & (self.labels == UNKNOWN) & semi_supervised(self.task.args)
         return {"unsmoothness": normalised(seen.mean_entropy).sum().item(),
-                "guess_acc_trusted": report.right(self.task.pool, guess, trusted),
-                "guess_acc_propagated": report.right(self.task.pool, guess, self.propagated)}
+                "guess_acc_trusted": output.right(self.task.pool, guess, trusted),
+                "guess_acc_propagated": output.right(self.task.pool, guess, self.propagated)}
 
     def run(self, model: nn.Module, kept: checkpoint.Kept | None, log: Callable[[dict], None]) -> list[dict]:
         """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, printed and told to `log`."""
@@ -188,7 +189,7 @@ def end_of(task: Scenario, epochs: list[dict], before: Tensor, after: Tensor) ->
     return judged | {
         **{f"{name}_after": last.get(name) for name in ("unsmoothness", "guess_acc_trusted", "guess_acc_propagated")},
         **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": sum(task.seconds.values()),
-        "versions": report.versions(), "device": report.device_name(task.device)}
+        "versions": output.versions(), "device": output.device_name(task.device)}
 
 
 def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
@@ -196,15 +197,15 @@ def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
     return min(epochs, key=lambda each: each["unsmoothness"]) if SOLUTIONS[task.args.solution].by_region else None
 
 
-def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
+def write(task: Scenario, results: output.Run, outcome: Outcome) -> None:
     """Leave the results: what was chosen, the model, the records, the row, what a report is made of, and plots."""
-    report.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
+    output.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
     manifest_of(task.dataset, outcome.selection, task.origin).write(results.folder / MANIFEST)
     path = task.checkpoint_path
     formats.write(results.folder / f"{path.stem}_repaired{path.suffix}", task.models.found, outcome.model,
                   acc=outcome.epochs[-1]["acc"], epoch=len(outcome.epochs), settings=results.identity)
-    report.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
-                                                    "epochs": outcome.epochs, **report.environment(task.device)})
+    output.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
+                                                    "epochs": outcome.epochs, **output.environment(task.device)})
     results.write_row(outcome.row)
     evidence.save(results.folder / page.PREDICTIONS, evidence.of(
         task.dataset, task.pool, outcome.selection, outcome.answers, outcome.before, outcome.after, task.judged_on))
@@ -212,7 +213,7 @@ def write(task: Scenario, results: report.Run, outcome: Outcome) -> None:
                 task.judged_on)
 
 
-def print_end(task: Scenario, results: report.Run, outcome: Outcome) -> None:
+def print_end(task: Scenario, results: output.Run, outcome: Outcome) -> None:
     """The last lines of a repair."""
     part, row, smoothest = task.judged_on, outcome.row, smoothest_of(task, outcome.epochs)
     told = f"fixed {row['fixed']}, broken {row['broken']} of {len(outcome.after)} {part} images; " if part else ""
@@ -221,7 +222,7 @@ def print_end(task: Scenario, results: report.Run, outcome: Outcome) -> None:
         if smoothest:
             print(f"{part} acc of the smoothest epoch ({smoothest['epoch']}): {smoothest['acc']:.2f}")
         print(f"{part} acc of the best epoch, an upper bound chosen on {part} itself: {row['acc_best']:.2f}")
-    print(report.headline(row["acc_before"], row.get("acc_after"), part))
+    print(output.headline(row["acc_before"], row.get("acc_after"), part))
 
 
 def line_of_selection(row: dict) -> str:

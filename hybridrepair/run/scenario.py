@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from hybridrepair.annotation import manifest
+from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of, text_of_known
 from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
@@ -17,8 +19,7 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import key
-from hybridrepair.run import manifest, settings
-from hybridrepair.run.annotation import budget_of, known_labels, oracle_of, text_of_known
+from hybridrepair.run import settings
 from hybridrepair.run.models import Models, checkpoint_path
 from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import regions

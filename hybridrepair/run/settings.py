@@ -1,11 +1,11 @@
 """Settings: what the flags of a repair mean for its result, and so what tells two runs apart."""
 from pathlib import Path
 
+from hybridrepair.annotation import answers, manifest
 from hybridrepair.base import checkpoint
 from hybridrepair.base.builders import file_of, is_builder
 from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
-from hybridrepair.run import answers, manifest
 from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.training.finetune import BATCH, STATISTICS_BATCH, STEP, micro_batch_of

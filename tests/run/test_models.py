@@ -10,9 +10,9 @@ from torchvision import models
 import repair
 from conftest import write_small
 from hybridrepair.base import errors
+from hybridrepair.base.rows import read_rows
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import load
-from hybridrepair.run import report
 
 NET = '''
 from torch import nn
@@ -38,7 +38,7 @@ def run(arch: str, path: str, *flags: str) -> dict[str, str]:
     repair.main(repair.parse_args(["--dataset", "small", "--data_path", "data", "--fe", "model2test", "--auto_tao", "--u_weight",
                                    "--p_budget", "5", "--retrain_epoch", "1", "--retrain_lr", "0.01", "--device", "cpu",
                                    "--save_path", "out", "--model2test_arch", arch, "--model2test_path", path, *flags]))
-    return report.read_rows(Path("out/results.csv"))[-1]
+    return read_rows(Path("out/results.csv"))[-1]
 
 
 def refusal(capsys, *given: str) -> str:
@@ -107,7 +107,7 @@ def test_names_of_folders_and_files_are_safe_for_any_source(field):
     args = repair.parse_args(["--dataset", "small", "--data_path", "data", "--solution", "random", "--p_budget", "5",
                               "--retrain_epoch", "1", "--device", "cpu", "--model2test_arch", "nets/net.py:build"])
     repair.main(args)
-    (row,) = report.read_rows(Path("save/small_net_build/results.csv"))
+    (row,) = read_rows(Path("save/small_net_build/results.csv"))
     assert row["model"] == "nets/net.py:build" and (Path("save/small_net_build") / row["run"] / "net_build_0_b_repaired.t7").is_file()
 
 
@@ -121,7 +121,7 @@ def test_settings_tell_the_code_the_feature_layer_and_the_parts_of_a_batch_where
     assert "feature_layer=6" in run("net.py:build", "old.pt", *flags, "--feature_layer", "6")["settings"]
     Path("net.py").write_text(NET.replace("0.1", "0.2"))
     run("net.py:build", "old.pt", *flags)
-    assert len(report.read_rows(Path("out/results.csv"))) == 4
+    assert len(read_rows(Path("out/results.csv"))) == 4
 
 
 @pytest.mark.parametrize("flags, content, parts", [

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.run import plots
+from hybridrepair.report import plots
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection, nothing
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from hybridrepair.annotation.answer import Answer
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.identity import Identity
-from hybridrepair.run.answer import Answer
 
 TASKS, CONFIG, IMAGES = "tasks.json", "label_config.xml", "images"  # what is written into the folder of questions
 LABEL, IMAGE = "label", "image"  # of the interface; data holds the image under the same name

@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import pytest
 
 from conftest import refusal
+from hybridrepair.annotation.label_studio import config, read, task
 from hybridrepair.images.identity import Identity
-from hybridrepair.run.label_studio import config, read, task
 
 IMAGE = Identity("field/a.png", "0123456789abcdef")
 

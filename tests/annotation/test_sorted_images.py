@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from conftest import field_of, refusal
+from hybridrepair.annotation.sorted_images import content_of, file_name, folder_name, read, write
 from hybridrepair.images.identity import Identity, identity_of
-from hybridrepair.run.sorted_images import content_of, file_name, folder_name, read, write
 
 
 def written(folder, dataset, predicted=(0, 1, 0)):

@@ -3,13 +3,10 @@
     <save_path>/results.csv                        a row for each run
     <save_path>/0_hybrid_1_10_<settings>/          model number, solution, budget in percent, seed, digest of the settings
 """
-import csv
 import json
-import os
 import platform
 import resource
 import sys
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hybridrepair.annotation import spreadsheet
+from hybridrepair.annotation.spreadsheet import protected
 from hybridrepair.base import checkpoint
+from hybridrepair.base.rows import read_rows, write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.identity import identity_of
-from hybridrepair.run import spreadsheet
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.run.spreadsheet import protected
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
@@ -100,28 +98,10 @@ class Run:
         with checkpoint.locked(self.results):
             rows = [other for other in read_rows(self.results) if not self._is(other)]
             added = dict.fromkeys(name for other in rows for name in other if name not in COLUMNS)  # by the user
-            write_csv(self.results, (*COLUMNS, *added), [*rows, row])
+            write_rows(self.results, (*COLUMNS, *added), [*rows, row])
 
     def _is(self, row: dict[str, str]) -> bool:
         return all(row.get(name) == value for name, value in self.identity.items())
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none where it does not exist."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have added a byte-order mark
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
-    # of names that are not UTF-8, what base.text.text_of makes
-    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -152,7 +132,7 @@ def write_selected(path: Path, pool: Pool, selection: Selection, answers: np.nda
                      "unsmoothness": "" if unsmoothness is None else f"{unsmoothness[image]:.6f}",
                      "predicted class": protected(names[predicted[image]]),
                      "label": "" if answers is None else protected(names[answers[order]])})
-    write_csv(path, ("index", "file", "id", "digest", "region", "unsmoothness", "predicted class", "label"), rows)
+    write_rows(path, ("index", "file", "id", "digest", "region", "unsmoothness", "predicted class", "label"), rows)
 
 
 def right(pool: Pool, labels: np.ndarray, where: np.ndarray) -> float | None:

@@ -4,9 +4,9 @@ import json
 import pytest
 
 from conftest import field_of, refusal
+from hybridrepair.annotation import sorted_images
+from hybridrepair.annotation.answers import digest_of, given, read
 from hybridrepair.images.identity import Identity
-from hybridrepair.run import sorted_images
-from hybridrepair.run.answers import digest_of, given, read
 
 
 def csv_answers(folder, text, files=True):

@@ -1,7 +1,7 @@
 """intervals.py: against values computed by hand and printed in the literature."""
 import pytest
 
-from hybridrepair.run.intervals import paired, wilson
+from hybridrepair.report.intervals import paired, wilson
 
 
 @pytest.mark.parametrize("right, n, low, high", [

@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from hybridrepair.base.errors import UserError
-from hybridrepair.run import tracking
-from hybridrepair.run.tracking import Tracking
+from hybridrepair.report import tracking
+from hybridrepair.report.tracking import Tracking
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"solution": "hybrid", "lam_ul": 100.0}
@@ -119,7 +119,7 @@ def test_tensorboard_has_the_epochs_of_the_last_start_in_the_folder_of_the_run(t
 TRACKED = """
 import sys
 from pathlib import Path
-from hybridrepair.run.tracking import Tracking
+from hybridrepair.report.tracking import Tracking
 tracked = Tracking(["trackio"], Path("0_hybrid_1_10_ab"), {"solution": "hybrid"})
 for epoch in (1, 2):
     tracked.log({"epoch": epoch, "acc": 40.0 + 10 * epoch})

@@ -14,9 +14,9 @@ from PIL import Image
 import tables
 from hybridrepair.base import errors
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.run import evidence, page
-from hybridrepair.run.evidence import Evidence
-from hybridrepair.run.page import contents, render
+from hybridrepair.report import evidence, page
+from hybridrepair.report.evidence import Evidence
+from hybridrepair.report.page import contents, render
 
 INLINE = {"strong", "em", "span", "code", "a"}
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}

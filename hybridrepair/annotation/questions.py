@@ -12,13 +12,14 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from hybridrepair.annotation import contact_sheet, label_studio, manifest, sorted_images
+from hybridrepair.annotation.answers import QUESTIONS
+from hybridrepair.annotation.manifest import Manifest
+from hybridrepair.annotation.spreadsheet import protected
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.pictures import rgb
-from hybridrepair.run import contact_sheet, label_studio, manifest, report, sorted_images
-from hybridrepair.run.answers import QUESTIONS
-from hybridrepair.run.manifest import Manifest
-from hybridrepair.run.spreadsheet import protected
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
@@ -64,8 +65,8 @@ def write_into(folder: Path, pool: Pool, selection: Selection, made: Manifest, f
     names, index = dataset.class_names, pool.pool_index[selection.annotated].tolist()
     score, predicted = (each[selection.annotated].tolist() for each in (x.cpu().numpy() for x in pool.probs.max(1)))
     rows = rows_of(pool, selection, made, [names[number] for number in predicted])
-    report.write_csv(folder / QUESTIONS, COLUMNS, rows)
-    report.write_csv(folder / REGIONS, ("id", "digest", "region", "representative", "is representative"), members_of(made))
+    write_rows(folder / QUESTIONS, COLUMNS, rows)
+    write_rows(folder / REGIONS, ("id", "digest", "region", "representative", "is representative"), members_of(made))
     pages = contact_sheet.sheets(dataset, index, [f"{rank} {names[number]}" for rank, number in enumerate(predicted, 1)])
     for page, name in zip(pages, contact_sheet.names(len(pages))):
         page.save(folder / name)

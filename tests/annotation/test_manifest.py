@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import field_of, refusal
-from hybridrepair.run.manifest import Manifest, Origin, beside, check, listed, manifest_of, selection_of
+from hybridrepair.annotation.manifest import Manifest, Origin, beside, check, listed, manifest_of, selection_of
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection, one_by_one
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from hybridrepair.annotation import answers
+from hybridrepair.annotation.answer import Answer
+from hybridrepair.annotation.classes import number_by_name
+from hybridrepair.annotation.manifest import Manifest, beside, listed, selection_of
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import CHANGED, Identity, digest_of, id_of, places
-from hybridrepair.run import answers
-from hybridrepair.run.answer import Answer
-from hybridrepair.run.classes import number_by_name
-from hybridrepair.run.manifest import Manifest, beside, listed, selection_of
 
 
 class Oracle:

@@ -1,4 +1,4 @@
-"""report.py: which run a row is of, rows written by several processes at once, and the files and numbers of a run by hand."""
+"""output.py: which run a row is of, rows written by several processes at once, and the files and numbers of a run by hand."""
 import csv
 import json
 import multiprocessing
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from hybridrepair.base.rows import read_rows, write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.run import report
-from hybridrepair.run.report import Run
+from hybridrepair.run import output
+from hybridrepair.run.output import Run
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.strategies import Selection
 
@@ -38,22 +39,22 @@ def lines(path: Path) -> list[list[str]]:
 @pytest.mark.parametrize("value, text", [(None, ""), (True, "1"), (False, "0"), (10, "10"), (1000000, "1000000"), (1.0, "1"),
                                          (0.5, "0.5"), (5e-4, "0.0005"), (200 / 3, "66.6667"), ("0.10", "0.10")])
 def test_a_value_is_told_in_up_to_six_digits_without_trailing_zeros(value, text):
-    assert report.short(value) == text
+    assert output.short(value) == text
 
 
 @pytest.mark.parametrize("percent, text", [(83.8, "83.8"), (80.38, "80.38"), (100.0, "100"), (0.0, "0"), (10.0, "10"),
                                            (80.004, "80"), (79.996, "80"), (66.666, "66.67"), (0.05, "0.05")])
 def test_an_accuracy_has_up_to_two_decimals_without_trailing_zeros(percent, text):
-    assert report.accuracy_text(percent) == text
+    assert output.accuracy_text(percent) == text
 
 
 def test_the_headline_is_the_published_one():
-    assert report.headline(80.38, 83.8) == "T2 Acc before/after repair: 80.38/83.8"
-    assert report.headline(0.0, 100.0) == "T2 Acc before/after repair: 0/100"
+    assert output.headline(80.38, 83.8) == "T2 Acc before/after repair: 80.38/83.8"
+    assert output.headline(0.0, 100.0) == "T2 Acc before/after repair: 0/100"
 
 
 def test_peak_memory_is_in_bytes():
-    assert 5e7 < report.peak_memory() < 1e11  # torch alone takes more than 50 MB
+    assert 5e7 < output.peak_memory() < 1e11  # torch alone takes more than 50 MB
 
 
 # which run it is
@@ -76,7 +77,7 @@ OTHERS = {"dataset": {"dataset": "svhn"}, "model": {"model2test_arch": "resnet18
           "settings": {"settings": SETTINGS | {"lam_ul": 50.0}}}
 
 
-@pytest.mark.parametrize("name", report.IDENTITY)
+@pytest.mark.parametrize("name", output.IDENTITY)
 def test_another_identity_is_another_folder_and_another_row(tmp_path, name):
     run, other = run_of(tmp_path), run_of(tmp_path, **OTHERS[name])
     assert run.folder != other.folder and run.folder == run_of(tmp_path).folder
@@ -93,9 +94,9 @@ def test_a_row_has_every_column_and_is_empty_where_the_run_has_nothing_to_say(tm
     assert run.find() is None
     run.write_row({"n_annotated": 8, "propagation_acc": None, "acc_after": 250 / 3, "versions": "python 3, torch 2"})
     head, row = lines(run.results)
-    assert tuple(head) == report.COLUMNS
+    assert tuple(head) == output.COLUMNS
     told = {"n_annotated": "8", "acc_after": "83.3333", "versions": "python 3, torch 2", "run": run.folder.name}
-    assert dict(zip(head, row)) == dict.fromkeys(report.COLUMNS, "") | run.identity | told
+    assert dict(zip(head, row)) == dict.fromkeys(output.COLUMNS, "") | run.identity | told
     assert run.find() == dict(zip(head, row))
 
 
@@ -104,7 +105,7 @@ def test_a_row_replaces_that_of_the_same_run_and_no_other(tmp_path):
     for i, run in enumerate(runs):
         run.write_row({"acc_after": i, "acc_smoothest": i})
     runs[1].write_row({"acc_after": 50.5})
-    assert [(row["seed"], row["acc_after"], row["acc_smoothest"]) for row in report.read_rows(runs[0].results)] == [
+    assert [(row["seed"], row["acc_after"], row["acc_smoothest"]) for row in read_rows(runs[0].results)] == [
         ("10", "0", "0"), ("30", "2", "2"), ("20", "50.5", "")]
 
 
@@ -134,24 +135,24 @@ def test_processes_side_by_side_lose_and_mix_no_rows(tmp_path):
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
     head, *rows = lines(tmp_path / "results.csv")
-    assert tuple(head) == report.COLUMNS and len(rows) == 40
+    assert tuple(head) == output.COLUMNS and len(rows) == 40
     found = sorted((int(row["seed"]), row["acc_after"], row["fixed"], row["device"], row["run"])
-                   for row in report.read_rows(tmp_path / "results.csv"))
+                   for row in read_rows(tmp_path / "results.csv"))
     assert found == [(i, str(i), str(i), f"process {i // 10}", run_of(tmp_path, seed=i).folder.name) for i in range(40)]
 
 
 def test_texts_come_back_from_a_csv_file_as_they_were(tmp_path):
     rows = [{"a": "1,5", "b": 'say "no"'}, {"a": "two\nlines", "b": "größer"}]
-    report.write_csv(tmp_path / "new" / "file.csv", ("b", "a"), rows)
-    assert report.read_rows(tmp_path / "new" / "file.csv") == rows and report.read_rows(tmp_path / "none.csv") == []
+    write_rows(tmp_path / "new" / "file.csv", ("b", "a"), rows)
+    assert read_rows(tmp_path / "new" / "file.csv") == rows and read_rows(tmp_path / "none.csv") == []
     assert lines(tmp_path / "new" / "file.csv")[0] == ["b", "a"]
 
 
 def test_a_name_that_is_not_utf_8_is_written_as_the_text_of_it(tmp_path):
     name = os.fsdecode(b"caf\xe9")
-    report.write_csv(tmp_path / "file.csv", ["a"], [{"a": name}])
-    assert report.read_rows(tmp_path / "file.csv") == [{"a": text_of(name)}]
-    report.write_json(tmp_path / "file.json", {"a": name})
+    write_rows(tmp_path / "file.csv", ["a"], [{"a": name}])
+    assert read_rows(tmp_path / "file.csv") == [{"a": text_of(name)}]
+    output.write_json(tmp_path / "file.json", {"a": name})
     assert json.loads((tmp_path / "file.json").read_text()) == {"a": name}
 
 
@@ -171,7 +172,7 @@ def scenario(**more) -> SimpleNamespace:
 
 
 def test_selected_csv_has_a_line_for_each_annotated_image_in_the_order_of_choice(tmp_path):
-    report.write_selected(tmp_path / "selected.csv", scenario(), CHOSEN, np.array([1, 2, 0]))
+    output.write_selected(tmp_path / "selected.csv", scenario(), CHOSEN, np.array([1, 2, 0]))
     assert (tmp_path / "selected.csv").read_text() == """\
 index,file,id,digest,region,unsmoothness,predicted class,label
 40,field/40.png,#40,{},5,1.000000,dog,dog
@@ -183,7 +184,7 @@ index,file,id,digest,region,unsmoothness,predicted class,label
 def test_class_names_in_selected_csv_are_safe_in_a_spreadsheet(tmp_path):
     task = scenario()
     task.dataset.class_names = ["001", "=1+1", "cat"]
-    report.write_selected(tmp_path / "selected.csv", task, CHOSEN, np.array([1, 2, 0]))
+    output.write_selected(tmp_path / "selected.csv", task, CHOSEN, np.array([1, 2, 0]))
     assert [line[-2:] for line in lines(tmp_path / "selected.csv")[1:]] == [["'=1+1", "'=1+1"], ["'001", "cat"], ["cat", "'001"]]
 
 
@@ -191,9 +192,9 @@ def test_selected_csv_is_left_to_the_annotator_where_there_are_no_answers(tmp_pa
     task = scenario()
     task.looked_at_views = False
     del task.unsmoothness  # which must not be computed for this
-    report.write_selected(tmp_path / "selected.csv", task, CHOSEN)
+    output.write_selected(tmp_path / "selected.csv", task, CHOSEN)
     assert [line[5:] for line in lines(tmp_path / "selected.csv")[1:]] == [["", "dog", ""], ["", "cat", ""], ["", "owl", ""]]
-    assert not report.answered(tmp_path / "selected.csv")
+    assert not output.answered(tmp_path / "selected.csv")
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -202,7 +203,7 @@ def test_selected_csv_is_left_to_the_annotator_where_there_are_no_answers(tmp_pa
 def test_a_selection_is_answered_once_it_has_a_label(tmp_path, text, expected):
     if text is not None:
         (tmp_path / "selected.csv").write_text(text)
-    assert report.answered(tmp_path / "selected.csv") == expected
+    assert output.answered(tmp_path / "selected.csv") == expected
 
 
 # propagation
@@ -221,5 +222,5 @@ def test_propagated_labels_are_counted_and_judged_where_truth_is_known(source, t
     pool = np.array([90, 80, 70, 60, 50, 40])
     all_labels[pool] = truth
     task = SimpleNamespace(n=6, dataset=SimpleNamespace(labels=all_labels), pool_index=pool)
-    n, accuracy = report.propagation(task, selection, selection.labels(np.array([7, 8])))
+    n, accuracy = output.propagation(task, selection, selection.labels(np.array([7, 8])))
     assert n == count and accuracy == (right if right is None else pytest.approx(right))

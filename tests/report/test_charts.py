@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hybridrepair.run import charts
+from hybridrepair.report import charts
 
 NAMES = ["cat", "$x$", "<b> & \"c\"", "猫", "a name of more than twenty-eight signs"]
 

@@ -1,7 +1,7 @@
 """classes.py: a label means the class of its name, also where a spreadsheet has changed it, and nothing is guessed."""
 import pytest
 
-from hybridrepair.run.classes import number_by_name
+from hybridrepair.annotation.classes import number_by_name
 
 ANIMALS, SIGNS = ["cat", "dog", "owl"], ["000", "001", "002", "010"]
 

@@ -8,12 +8,12 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from hybridrepair.annotation.answer import Answer
 from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity
 from hybridrepair.images.pictures import extensions
-from hybridrepair.run.answer import Answer
 
 FOLDER = "folders"  # of the class folders, in the folder of questions
 NAME = re.compile(r"(\d+)_([0-9a-f]{16})\b")

@@ -4,7 +4,7 @@ import csv
 import pytest
 
 from conftest import refusal
-from hybridrepair.run.spreadsheet import protected, read, unprotected
+from hybridrepair.annotation.spreadsheet import protected, read, unprotected
 
 
 def rows_of(folder, content: bytes):

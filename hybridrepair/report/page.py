@@ -19,9 +19,9 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.run import charts, evidence, plots
-from hybridrepair.run.evidence import Evidence
-from hybridrepair.run.intervals import paired, wilson
+from hybridrepair.report import charts, evidence, plots
+from hybridrepair.report.evidence import Evidence
+from hybridrepair.report.intervals import paired, wilson
 from hybridrepair.selection.strategies import SOLUTIONS
 
 FILE, RECORD, PREDICTIONS = "report.html", "run.json", "predictions.npz"

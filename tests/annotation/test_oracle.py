@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from conftest import field_of, refusal
+from hybridrepair.annotation.manifest import Manifest, Origin, manifest_of
+from hybridrepair.annotation.oracle import UNKNOWN, Oracle, budget_of, known_labels, labels_of, oracle_of, text_of_known
 from hybridrepair.images.identity import digest_of, identity_of
-from hybridrepair.run.annotation import UNKNOWN, Oracle, budget_of, known_labels, labels_of, oracle_of, text_of_known
-from hybridrepair.run.manifest import Manifest, Origin, manifest_of
 from hybridrepair.selection.strategies import Selection
 
 ORIGIN = Origin({"file": "", "digest": ""}, [], {"n": 0, "digest": ""}, {})

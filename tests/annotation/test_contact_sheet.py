@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from conftest import field_of
-from hybridrepair.run.contact_sheet import COLUMNS, MARGIN, ROWS, TEXT, TILE, names, picture, sheets
+from hybridrepair.annotation.contact_sheet import COLUMNS, MARGIN, ROWS, TEXT, TILE, names, picture, sheets
 
 
 def test_pages_are_numbered_where_there_are_several():

@@ -1,5 +1,5 @@
 """Classes by the names that annotators write, also those that a spreadsheet has changed."""
-from hybridrepair.run.spreadsheet import number_of
+from hybridrepair.annotation.spreadsheet import number_of
 
 
 def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> int:

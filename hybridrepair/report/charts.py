@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from hybridrepair.run import plots
+from hybridrepair.report import plots
 
 INK = {"light": "#1d2330", "dark": "#e4e7ee"}
 

@@ -2,12 +2,12 @@
 import os
 from pathlib import Path
 
+from hybridrepair.annotation import label_studio, sorted_images, spreadsheet
+from hybridrepair.annotation.answer import Answer
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity, id_of
-from hybridrepair.run import label_studio, sorted_images, spreadsheet
-from hybridrepair.run.answer import Answer
 
 QUESTIONS = "to_label.csv"  # in the folder of questions: the file that is filled in
 WHAT = "labels file"  # how messages call what --labels names
