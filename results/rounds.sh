@@ -1,0 +1,39 @@
+#!/bin/sh
+# One round of annotation beside two of half the budget, and a repair without replay, for models of several training seeds on digits.
+#   sh results/rounds.sh                                  5 x 4 runs, in results/digits/rounds.csv, of which those that are done are skipped
+# Flags are passed on to the trainings and the repairs.
+cd "$(dirname "$0")/.." || exit
+set -eu
+. ./setup.sh
+TRAIN_SEEDS=${TRAIN_SEEDS:-10 20 30 40 50}       # of the models under repair
+BUDGET=${BUDGET:-5}                              # percent of the pool, in one round
+HALF=${HALF:-2.5}                                # in each of two
+save=save/digits_rounds
+
+hybrid() { # model under repair, folder of results; flags
+    path=$1 folder=$2
+    shift 2
+    "$PYTHON" repair.py --dataset digits --model2test_path "$path" --sel_l_data --sel_u_data --u_weight --auto_tao \
+        --save_path "$folder" "$@"
+}
+
+for train in $TRAIN_SEEDS; do
+    models=check_point/digits/seed_${train}_float32
+    "$PYTHON" train_classifier.py --dataset digits --manualSeed "$train" --checkpoint_path "$models" --save_path "$models/log" "$@"
+    model=$models/MobileNet_2_b.t7
+    hybrid "$model" $save/one --p_budget "$BUDGET" "$@"
+    hybrid "$model" $save/one --p_budget "$BUDGET" --no_replay "$@"
+    hybrid "$model" "$save/first_$train" --p_budget "$HALF" "$@"
+    first=$(dirname "$save/first_$train"/*/manifest.json)
+    # what the repaired model was trained on is what the model under repair was
+    cp -r "$models/biased_dataset" "$first"
+    hybrid "$first/MobileNet_2_b_repaired.t7" "$save/second_$train" --p_budget "$HALF" --labelled "$first/selected.csv" "$@"
+done
+mkdir -p results/digits
+"$PYTHON" - $save <<'END' > results/digits/rounds.csv
+import sys
+from pathlib import Path
+import pandas as pd
+tables = {path.parent.name: pd.read_csv(path) for path in sorted(Path(sys.argv[1]).glob("*/results.csv"))}
+pd.concat([table.assign(rounds=name) for name, table in tables.items()]).to_csv(sys.stdout, index=False)
+END
