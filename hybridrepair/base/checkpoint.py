@@ -23,6 +23,11 @@ def place(*parts: str) -> Path:
     return published if published.exists() and not ours.exists() else ours
 
 
+def beside(path: Path, other: Path) -> Path:
+    """`path`, or its name in the folder `other` where it neither is nor can be made."""
+    return path if path.exists() or os.access(next(each for each in path.parents if each.exists()), os.W_OK) else other / path.name
+
+
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; it replaces `path` when the block ends well, else it is removed."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
@@ -113,12 +114,17 @@ def check_classes(found: Checkpoint, class_names: list[str]) -> None:
 def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> None:
     """Write the weights of `model` to `path` as the file `found` has its own: under its names, with its types and what stands beside.
 
-    Of `others` those entries are replaced that the file has already, if it is of our format.
+    Of `others` those entries are replaced that the file has already, if it is of our format. Further state_dicts of the same model,
+    such as a moving average of its weights, become the repaired weights too: who reads those would be given the old model otherwise.
     """
-    names = checkpoint.names_in(found.weights, model.state_dict())
     ours = checkpoint.weights_of(model)
-    weights = copy.copy(found.weights)  # of its own type, in its own order
-    weights.update({name: ours[names[name]].to(value.dtype) for name, value in found.weights.items()})
+
+    def filled(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        names, new = checkpoint.names_in(old, ours), copy.copy(old)  # of its own type, in its own order
+        new.update({name: ours[names[name]].to(value.dtype) for name, value in old.items()})
+        return new
+
+    weights = filled(found.weights)
     if path.suffix == SAFETENSORS:
         with checkpoint.atomic(path) as temporary:
             _safetensors(path).torch.save_file(weights, temporary, found.metadata or None)
@@ -126,4 +132,6 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
         checkpoint.save(path, weights)
     else:
         replaced = {name: value for name, value in others.items() if name in found.content and found.entry == ENTRIES[0]}
-        checkpoint.save(path, found.content | replaced | {found.entry: weights})
+        averages = {name: filled(value) for name, value in found.content.items()
+                    if checkpoint.is_state_dict(value) and set(checkpoint.names_in(value, ours).values()) == set(ours)}
+        checkpoint.save(path, found.content | replaced | averages | {found.entry: weights})

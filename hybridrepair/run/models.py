@@ -13,7 +13,7 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import SEED, key
-from hybridrepair.run.settings import of_code, of_parts, rounding
+from hybridrepair.run.settings import of_code, of_parts, rounding, save_path_of
 from hybridrepair.training import baseline
 from hybridrepair.training.finetune import BATCH, Labelled, Recipe
 from mymodels import create
@@ -73,7 +73,8 @@ class Models:
         model, recipe = self._loaded(), recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
         settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args) | of_code(self.args.model2test_arch)
         settings |= of_parts(self.args, self.dataset, BATCH)
-        baseline.tune(model, baseline.path_of(self.path, settings), self.normalise, self.train, recipe, settings, self.accuracy_of)
+        kept = checkpoint.beside(baseline.path_of(self.path, settings), save_path_of(self.args))
+        baseline.tune(model, kept, self.normalise, self.train, recipe, settings, self.accuracy_of)
         return model
 
     def to_repair(self) -> nn.Module:

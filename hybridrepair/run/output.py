@@ -22,11 +22,11 @@ from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.identity import identity_of
 from hybridrepair.run.scenario import Scenario
+from hybridrepair.run.settings import save_path_of
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
 from hybridrepair.selection.uncertainty import VIEWS
-from mymodels.sources import file_name
 
 IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "settings")
 STAGES = ("load", "select", "finetune", "measure")
@@ -82,7 +82,7 @@ class Run:
         settings = " ".join(f"{name}={short(value)}" for name, value in scenario.settings.items())
         values = (args.dataset, args.model2test_arch, args.model_number, args.solution, args.p_budget, scenario.seed, settings)
         self.identity = {name: short(value) for name, value in zip(IDENTITY, values)}
-        self.save_path = Path(args.save_path or f"save/{args.dataset}_{file_name(args.model2test_arch)}")
+        self.save_path = save_path_of(args)
         self.results = self.save_path / "results.csv"
         told = [self.identity[name] for name in ("model_number", "solution", "p_budget", "seed")]
         self.folder = self.save_path / "_".join([*told, checkpoint.digest(" ".join(self.identity.values()).encode())[:8]])

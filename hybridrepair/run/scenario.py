@@ -33,7 +33,8 @@ from hybridrepair.training.finetune import Labelled
 def biased_folder(args, model: Path) -> Path:
     """The folder of the biased sets: beside the model under repair, or else where train.sh puts them.
 
-    Where neither has the set of this model number, that is drawn beside the model, and a line says so.
+    Where neither has the set of this model number, that is drawn beside the model (or, where nothing can be written there, in the
+    folder of results), and a line says so.
     """
     number = str(args.model_number)
     beside = model.parent / "biased_dataset"
@@ -42,7 +43,7 @@ def biased_folder(args, model: Path) -> Path:
             return folder
     print(f"there is no {beside / number / 'train.npy'} to tell what the model was trained on: drawn as for a model of train.sh",
           flush=True)
-    return beside
+    return checkpoint.beside(beside, settings.save_path_of(args))
 
 
 class Scenario:
@@ -108,7 +109,8 @@ class Scenario:
     @property
     def name(self) -> str:
         """What is repaired, for the terminal."""
-        return f"{self.args.model2test_arch} {'ABC'[self.args.model_number]} on {self.args.dataset}"
+        which = "ABC"[self.args.model_number] if self.args.model2test_path is None else f"of {self.checkpoint_path}"
+        return f"{self.args.model2test_arch} {which} on {self.args.dataset}"
 
     @property
     def settings(self) -> dict:

@@ -9,10 +9,16 @@ from hybridrepair.images.data import Dataset
 from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.training.finetune import BATCH, STATISTICS_BATCH, STEP, micro_batch_of
+from mymodels.sources import file_name
 
 # flags that change what a clustering gives
 CLUSTERING_FLAGS = {"hybrid": ["min_samples", "avg_clustersize"], "kmeans": ["avg_clustersize"], "hdbscan": ["min_samples"],
                     "dbscan": ["min_samples", "eps"]}
+
+
+def save_path_of(args) -> Path:
+    """The folder of results."""
+    return Path(args.save_path or f"save/{args.dataset}_{file_name(args.model2test_arch)}")
 
 
 def uses_embedding(args) -> bool:

@@ -37,6 +37,17 @@ def test_atomic_replaces_the_file_when_the_block_ends_well(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_what_cannot_lie_beside_a_file_lies_elsewhere_and_is_found_where_it_is(tmp_path, monkeypatch):
+    there, path = tmp_path / "bought", tmp_path / "bought" / "new" / "a.t7"
+    assert checkpoint.beside(path, tmp_path / "save") == path
+    there.mkdir()
+    monkeypatch.setattr(checkpoint.os, "access", lambda folder, mode: Path(folder) != there)
+    assert checkpoint.beside(path, tmp_path / "save") == tmp_path / "save" / "a.t7"
+    path.parent.mkdir()
+    path.touch()
+    assert checkpoint.beside(path, tmp_path / "save") == path
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_in_the_block_leaves_the_old_file_and_no_temporary(tmp_path, error):
     path = tmp_path / "file.txt"

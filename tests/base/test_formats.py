@@ -67,6 +67,17 @@ def test_what_is_repaired_is_written_in_the_format_of_what_was_read(tmp_path, na
     torch.testing.assert_close(again.conv.weight, ours.conv.weight, rtol=1e-3, atol=1e-3)
 
 
+def test_a_moving_average_of_the_weights_becomes_the_repaired_weights_and_other_tensors_stay(tmp_path):
+    source, ours = model(), model()
+    average = {f"module.{name}": value + 5 for name, value in source.state_dict().items()}
+    statistics = {"mean": torch.tensor([0.5])}
+    torch.save({"state_dict": source.state_dict(), "state_dict_ema": average, "statistics": statistics}, tmp_path / "a.pt")
+    formats.write(tmp_path / "b.pt", formats.read(tmp_path / "a.pt"), ours)
+    new = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert same(new["state_dict_ema"], prefixed("module.")(ours.state_dict())) and same(new["state_dict"], dict(ours.state_dict()))
+    assert same(new["statistics"], statistics)
+
+
 def same(one, other) -> bool:
     """Whether two nested dicts have the same entries in the same order, tensors of the same type and values."""
     if isinstance(one, dict) and isinstance(other, dict):
