@@ -9,9 +9,10 @@
     torch.save(result.model.state_dict(), "repaired.pt")
 
 Images are uint8 [N, H, W, C] or [N, C, H, W], or float of the same shapes in [0, 1]; or a torch Dataset that gives such images, or PIL
-images, alone or as (image, label). `model` takes what mean and std make of them, [N, C, H, W], and returns logits, or
-(logits, features). Further settings are the flags of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`,
+images, alone or as (image, label). `model` takes what mean and std make of them, [N, C, H, W], and returns logits, or a
+tuple of which they are the first; its features are the input of its last linear layer, or of `feature_layer`. Further settings are the flags of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`,
 `manualSeed=20`); features are the model's own unless `fe` names others, and tau and weights are those of repair.sh.
+Features of a pretrained network are kept in check_point/field/features; nothing else is written.
 Whatever cannot be used raises hybridrepair.base.errors.UserError.
 """
 import contextlib
@@ -39,12 +40,13 @@ from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.models import Models, recipe_of
 from hybridrepair.run.repair import perform
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.training import baseline
 from hybridrepair.training.finetune import Labelled
 from mymodels.sources import featured
 
 PARTS = ("train", "T2", "pool")
+GREY = {"1", "L"}  # of PIL images: those that have one channel
 # flags that are about files and processes: here all is in memory
 OF_FILES = {"dataset", "data_path", "img_size", "skip_bad", "model2test_arch", "model2test_path", "model_number", "p_budget", "labels",
             "labelled", "manifest", "allow_missing", "save_path", "save_every", "force", "check", "report_to", "no_replay",
@@ -115,7 +117,7 @@ def flags_of(settings: dict[str, Any], train: bool):
     usual = {"fe": "model2test", "u_weight": True, "auto_tao": "tao" not in settings}
     words = ["--dataset", "field", "--p_budget", "100"] + ["--no_replay"] * (not train)
     for name, value in (usual | settings).items():
-        words += [f"--{name}"] if value is True else [] if value in (False, None) else [f"--{name}", str(value)]
+        words += [f"--{name}"] if value is True else [] if value is False or value is None else [f"--{name}", str(value)]
     return parser.parse_args(words)
 
 
@@ -125,7 +127,10 @@ def pixels(images: Images, what: str) -> np.ndarray:
     """Images as uint8 [N, H, W, C]. UserError if they are nothing of the kind."""
     if not isinstance(images, (np.ndarray, Tensor)):
         images = stacked([image for image, _ in items(images)], what)
-    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
+    if isinstance(images, Tensor):
+        images = images.detach().cpu()
+        images = (images.float() if images.is_floating_point() else images).numpy()  # numpy has no bfloat16
+    array = images
     if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim != 4 or array.shape[3] not in (1, 3) or not len(array):
@@ -148,7 +153,9 @@ def items(images: Any) -> list[tuple[Any, Any]]:
 
 def stacked(images: list, what: str) -> np.ndarray:
     """Images of one shape as an array. UserError if they differ."""
-    arrays = [np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image) for image in images]
+    arrays = [np.asarray(image if not isinstance(image, Image.Image) else image.convert("L" if image.mode in GREY else "RGB"))
+              for image in images]
+    arrays = [array[..., None] if array.ndim == 2 else array for array in arrays]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:
         raise UserError(f"the {what} images have {len(shapes)} shapes; give images of one size")
@@ -159,7 +166,7 @@ def labelled(given: Pairs | None, what: str) -> tuple[np.ndarray, np.ndarray] | 
     """Images and labels int64 [N], None for none. UserError if they do not match."""
     if given is None:
         return None
-    if isinstance(given, (tuple, list)):
+    if isinstance(given, tuple) and len(given) == 2:
         images, labels = given
     else:
         found = items(given)
@@ -197,6 +204,8 @@ class InMemory(Scenario):
         if answers.shape != selection.annotated.shape or answers.dtype.kind not in "iu" or len(selection.source) != self.pool.n:
             raise UserError(f"{answers.dtype} {list(answers.shape)} are no answers to {len(selection.annotated)} images chosen from "
                             f"{len(selection.source)}, of {self.pool.n} field images; give a class number for each")
+        if (selection.regions is not None) != SOLUTIONS[self.args.solution].by_region:
+            raise UserError(f"these images were not chosen by {self.args.solution}; give repair the settings that select was given")
         if len(answers) and not 0 <= answers.min() <= answers.max() < self.dataset.num_classes:
             raise UserError(f"the answers are {answers.min()} to {answers.max()}; the model gives classes 0 to "
                             f"{self.dataset.num_classes - 1}")
@@ -253,8 +262,6 @@ def under_contract(model: nn.Module, shape: tuple[int, ...], layer: str | None) 
     except Exception as error:  # a module raises anything where it cannot take its input
         raise UserError(f"the model cannot take images of {channels} x {height} x {width} (channels, height, width; "
                         f"{reason_of(error)})") from error
-    if isinstance(outputs, tuple) and len(outputs) == 2 and all(isinstance(each, Tensor) and each.ndim == 2 for each in outputs):
-        return model, outputs[0].shape[1]
     logits = outputs[0] if isinstance(outputs, (tuple, list)) else getattr(outputs, "logits", outputs)
     n_classes = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim else 0
     return featured(model, type(model).__name__, n_classes, (channels, height, width), layer), n_classes
@@ -276,6 +283,7 @@ def dataset_of(pool: np.ndarray, parts: dict[str, tuple[np.ndarray, np.ndarray] 
     if mean is None or std is None:
         measured = mean_std(next(array for array in images if len(array)) if len(images[0]) else pool)
         mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
-    if not (len(mean) == len(std) == pool.shape[3] and np.isfinite([*mean, *std]).all() and min(std) > 0):
-        raise UserError(f"mean {list(mean)} and std {list(std)} are not {pool.shape[3]} numbers each, one a channel, with std above 0")
+    if not (len(mean) == len(std) == pool.shape[3] and 0 <= min(mean) <= max(mean) <= 1 and 0 < min(std) <= max(std) <= 1):
+        raise UserError(f"mean {list(mean)} and std {list(std)} are not {pool.shape[3]} numbers each, one a channel, of pixels in [0, 1]; "
+                        "divide those of pixels up to 255 by 255")
     return Dataset("field", len(names), names, tuple(mean), tuple(std), np.concatenate(images), np.concatenate(labels), split)

@@ -112,7 +112,7 @@ def test_lines_are_printed_when_asked_for(trained, capsys):
     ({"train": (IMAGES[TRAIN], LABELS[TRAIN] + 3)}, "train labels are 3 to 6"),
     ({"test": (IMAGES[TEST][:, :4], LABELS[TEST])}, "the T2 images are \\[4, 8, 3\\]"),
     ({"classes": ["a", "b"]}, "2 class names, and the model gives 4"), ({"std": [0, 1, 1], "mean": [0, 0, 0]}, "std above 0"),
-    ({"mean": [0.5], "std": [0.5]}, "3 numbers each"), ({"model": 3}, "the model is a int"),
+    ({"mean": [0.5], "std": [0.5]}, "3 numbers each"), ({"mean": [76.5] * 3, "std": [81.6] * 3}, "divide"), ({"model": 3}, "the model is a int"),
     ({"model": nn.Flatten()}, "no linear layer was found"),
     ({"model": nn.Linear(3, 4)}, "cannot take images of 3 x 8 x 8"), ({"labels": "x.csv"}, "labels is no setting here"),
     ({"retrain_lr": -1}, "out of range"), ({"solution": "best"}, "invalid choice: 'best'")])
@@ -120,6 +120,36 @@ def test_what_cannot_be_used_is_one_sentence(trained, change, message):
     given = {"model": trained, "field": IMAGES[FIELD], "budget": 5, "train": part(TRAIN)} | change
     with pytest.raises(UserError, match=message):
         hybridrepair.select(**given)
+
+
+def test_what_another_solution_chose_is_refused(trained):
+    chosen = hybridrepair.select(trained, IMAGES[FIELD], 5, solution="gini", **SHORT)
+    with pytest.raises(UserError, match="were not chosen by hybrid"):
+        hybridrepair.repair(trained, IMAGES[FIELD], chosen, LABELS[FIELD][chosen.annotated], **SHORT)
+
+
+def test_zero_is_a_value_of_a_setting(trained):
+    first, other, again = (hybridrepair.select(trained, IMAGES[FIELD], 5, solution="random", manualSeed=seed, device="cpu")
+                           for seed in (0, 10, 0))
+    assert first.annotated.tolist() == again.annotated.tolist() != other.annotated.tolist()
+
+
+class Grey(nn.Module):
+    """Reads one channel, and returns (logits, features) as the models of mymodels/ do."""
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+
+    def forward(self, x):
+        features = x.flatten(1)
+        return self.linear(features), features
+
+
+def test_grey_pictures_stay_grey_and_the_first_of_a_pair_are_the_logits():
+    pictures = [Image.fromarray(image[..., 0]) for image in IMAGES[FIELD]]
+    model = Grey()
+    expected = hybridrepair.select(model, IMAGES[FIELD][..., :1], 5, solution="gini", **SHORT)
+    assert hybridrepair.select(model, pictures, 5, solution="gini", **SHORT).annotated.tolist() == expected.annotated.tolist()
 
 
 @pytest.mark.parametrize("answers", [[0, 1], [0, 1, 2, 3, 4], [0.5] * 5, [-1, 0, 0, 0, 0]])

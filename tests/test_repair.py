@@ -471,8 +471,30 @@ def test_a_biased_set_that_has_to_be_drawn_is_told(field, capsys):
     assert len(told) == 1 and "biased_dataset/0/train.npy" in told[0]
     Path("elsewhere").mkdir()
     shutil.copy(MODEL_FILE, "elsewhere/mine.t7")
-    run("--solution", "random", "--model2test_path", "elsewhere/mine.t7", "--save_path", "mine")  # the set of train.sh is there
-    assert "drawn as for a model" not in capsys.readouterr().out and not Path("elsewhere/biased_dataset").exists()
+    run("--solution", "random", "--model2test_path", "elsewhere/mine.t7", "--save_path", "mine")
+    assert "into mine/biased_dataset/0" in capsys.readouterr().out and not Path("elsewhere/biased_dataset").exists()
+    drawn = [np.load(Path(folder) / "biased_dataset/0/train.npy").tolist() for folder in ("mine", "save/small_MobileNet")]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 120
+
+
+@pytest.mark.parametrize("change", ["a label of T2", "an image of the pool", "mean", "what is replayed"])
+def test_a_run_on_other_data_is_not_taken_for_done_and_no_baseline_is(field, capsys, change):
+    run("--solution", "random")
+    before = len(list(field.rglob("*_finetuned_*.t7")))
+    if change == "mean":
+        content = json.loads(Path("data/small/dataset.json").read_text())
+        Path("data/small/dataset.json").write_text(json.dumps(content | {"mean": [0.5] * 3, "std": [0.5] * 3}))
+    else:
+        path = Path({"a label of T2": "data/small/labels.npy", "an image of the pool": "data/small/images.npy",
+                     "what is replayed": "check_point/small/ckpt_bias/biased_dataset/0/train.npy"}[change])
+        array = np.load(path)
+        at = {"a label of T2": 230, "an image of the pool": 400, "what is replayed": 0}[change]
+        array[at] = (array[at] + 1) % 4
+        np.save(path, array[1:] if change == "what is replayed" else array)
+    capsys.readouterr()
+    run("--solution", "random")
+    assert "done already" not in capsys.readouterr().out and len(rows()) == 2
+    assert len(list(field.rglob("*_finetuned_*.t7"))) == before + (change in ("mean", "what is replayed"))
 
 
 def test_published_flags_without_a_meaning_change_nothing(field, capsys):
@@ -518,7 +540,7 @@ from hybridrepair.report import page
 from hybridrepair.run import output
 from hybridrepair.training import finetune
 name, last, calls = sys.argv.pop(1), int(sys.argv.pop(1)), []
-module = report if name == "write_selected" else finetune
+module = output if name == "write_selected" else finetune
 genuine = getattr(module, name)
 def deadly(*args, **more):
     calls.append(1)
@@ -578,18 +600,19 @@ def test_without_an_unlabelled_image_left_a_killed_repair_goes_on_too(field, cap
     assert "going on after epoch 1" in capsys.readouterr().out and rows()[0]["n_unlabelled"] == "0"
 
 
-def test_a_state_of_other_data_is_named_and_a_damaged_one_too_and_force_replaces_them(field, capsys):
+def test_other_data_make_another_run_and_a_damaged_state_is_named_and_replaced_by_force(field, capsys):
     flags = ["--solution", "random"]
     killed("write_selected", 1, *flags)
     (state,) = Path("save/small_MobileNet").rglob("repair.partial.t7")
     labels = np.load("data/small/labels.npy")
     np.save("data/small/labels.npy", np.where(np.arange(len(labels)) == 230, (labels + 1) % 4, labels))  # of T2
-    message = refused(capsys, *flags)
-    assert str(state) in message and "was made with data" in message and "--force" in message
+    run(*flags)
+    assert "going on" not in capsys.readouterr().out and state.exists() and len(rows()) == 1
+    np.save("data/small/labels.npy", labels)
     state.write_bytes(state.read_bytes()[:1000])
     assert "cannot be read" in refused(capsys, *flags)
     run(*flags, "--force")
-    assert len(rows()) == 1 and not state.exists()
+    assert len(rows()) == 2 and not state.exists()
 
 
 def test_a_baseline_that_was_killed_goes_on_and_is_the_same(field):

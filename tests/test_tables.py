@@ -116,13 +116,13 @@ hybrid & \textbf{84.00 $\pm$ 0.71} (+4.00, n=2) & -- \\
 
 def test_csv_has_a_line_for_each_cell(tabulate):
     assert tabulate(SMALL, "--format", "csv") == """\
-dataset,model,model_number,weights,p_budget,solution,metric,mean,sd,gain,n
-digits,MobileNet,0,,1,before,acc_before,80,,0,1
-digits,MobileNet,0,,5,before,acc_before,80,,0,1
-digits,MobileNet,0,,1,mcp,acc_after,82,1.41421,2,2
-digits,MobileNet,0,,5,mcp,acc_after,84,,4,1
-digits,MobileNet,0,,1,hybrid,acc_after,84,0.707107,4,2
-digits,MobileNet,0,,5,hybrid,acc_after,,,,0
+dataset,model,model_number,weights,data,p_budget,solution,metric,mean,sd,gain,n
+digits,MobileNet,0,,,1,before,acc_before,80,,0,1
+digits,MobileNet,0,,,5,before,acc_before,80,,0,1
+digits,MobileNet,0,,,1,mcp,acc_after,82,1.41421,2,2
+digits,MobileNet,0,,,5,mcp,acc_after,84,,4,1
+digits,MobileNet,0,,,1,hybrid,acc_after,84,0.707107,4,2
+digits,MobileNet,0,,,5,hybrid,acc_after,,,,0
 """
 
 
@@ -287,7 +287,7 @@ def test_what_was_never_run_is_missing_in_every_format(tabulate):
         ["digits", "before", "80.00", "–"], ["digits", "gini", "–", "–"], ["digits", "mcp", "**81.00** (+1.00, n=1)", "–"],
         ["svhn", "before", "–", "80.00"], ["svhn", "gini", "–", "**84.00** (+4.00, n=1)"], ["svhn", "mcp", "–", "–"]]
     assert "svhn & mcp & -- & -- \\\\" in tabulate([], "--format", "latex").splitlines()
-    assert "svhn,MobileNet,0,,5,mcp,acc_after,,,,0" in tabulate([], "--format", "csv").splitlines()
+    assert "svhn,MobileNet,0,,,5,mcp,acc_after,,,,0" in tabulate([], "--format", "csv").splitlines()
 
 
 def test_blocks_are_ruled_apart_in_latex(tabulate):

@@ -17,6 +17,7 @@ from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of,
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection
 
+TOLD = ("seed", "mean", "std")  # settings of a choice that may change before it is answered
 NAME = "manifest.json"
 FORMAT = "hybridrepair questions 1"
 
@@ -135,7 +136,8 @@ def listed(names: list[str], most: int = 10) -> str:
 def check(manifest: Manifest, now: Origin) -> None:
     """UserError that names what differs between the making of a manifest and now.
 
-    Another pool or seed is told in a line: the answers are found by image, and the choice is that of the manifest.
+    Another pool or seed is told in a line, and another mean or std, which may follow the pool: the answers are found by image, and the
+    choice is that of the manifest.
     """
     then = manifest.origin
     files = [f"{each.checkpoint['file']} ({each.checkpoint['digest']})" for each in (then, now)]
@@ -143,11 +145,13 @@ def check(manifest: Manifest, now: Origin) -> None:
     differ = [] if same else [f"the checkpoint {' instead of '.join(files)}"]
     differ += [] if then.classes == now.classes else [f"the classes {listed(then.classes)} instead of {listed(now.classes)}"]
     differ += [f"{name} {then.settings.get(name, 'not given')} instead of {now.settings.get(name, 'not given')}"
-               for name in then.settings | now.settings if name != "seed" and then.settings.get(name) != now.settings.get(name)]
+               for name in then.settings | now.settings if name not in TOLD and then.settings.get(name) != now.settings.get(name)]
     if differ:
         raise UserError(f"{manifest.path} was made with {'; with '.join(differ)}: give what it was made with, or select anew")
-    if then.settings.get("seed") != now.settings.get("seed"):
-        print(f"the images were chosen with --manualSeed {then.settings.get('seed')}, and the choice stays", flush=True)
+    for name in TOLD:
+        if then.settings.get(name) != now.settings.get(name):
+            print(f"the images were chosen with {name} {then.settings.get(name)}, now it is {now.settings.get(name)}; the choice stays",
+                  flush=True)
     if then.pool != now.pool:
         print(f"the pool has changed since the images were chosen ({then.pool['n']} images, now {now.pool['n']}): labels stay with "
               "their images", flush=True)

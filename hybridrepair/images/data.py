@@ -6,10 +6,12 @@
 Sources, in this order: two arrays, an image folder, the loader of the registry (dataset/README.md shows each).
 """
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import text_of
 from hybridrepair.images import description, folders
@@ -31,6 +33,12 @@ class Dataset:
     split: dict[str, np.ndarray]  # int64
     folder: Path = Path()
     files: tuple[str, ...] = ()  # [N], relative to folder; empty when the images came as arrays
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that change with whatever makes a result: images, labels, parts, classes, mean and std."""
+        made_of = repr((self.class_names, [float(each) for each in (*self.mean, *self.std)]))
+        return digest(made_of.encode(), *(self.split[part] for part in sorted(self.split)), self.labels, self.images)
 
     def file(self, index: int) -> str:
         """The path of the file that image `index` was read from; "" for a dataset that was not an image folder.

@@ -5,6 +5,7 @@ A cell belongs to a row (a solution, or BEFORE, with its settings) and a scene (
 import csv
 import math
 import re
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,8 +31,9 @@ RESULTS = output.COLUMNS[len(output.IDENTITY):output.COLUMNS.index("broken") + 1
 NUMBERS = {"model_number": number(int, 0, 2), "p_budget": number(float, 0, 100, above=True), "seed": number(int, 0)} | {
     name: number(float, 0, 100 if "acc" in name else math.inf) for name in RESULTS}
 NEVER_EMPTY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "acc_before", "acc_after")
-FACETS: dict[str, Callable[[Any], str]] = {  # and how they are shown; weights are empty where the runs have only one such model
+FACETS: dict[str, Callable[[Any], str]] = {  # and how they are shown; weights and data are empty where there is only one of a name
     "dataset": str, "model": str, "model_number": "ABC".__getitem__, "weights": lambda text: text and f"weights={text}",
+    "data": lambda text: text and f"data={text}",
     "p_budget": "{:g} %".format}
 CELL = [*FACETS, "solution", "settings"]  # what tells cells apart; settings are pairs of name and text
 BEFORE = "before"
@@ -64,12 +66,13 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
     if not found:
         raise UserError(f"no results.csv with a finished run in {', '.join(map(str, paths))}; give one, or its folder")
     runs = pd.DataFrame(list(found.values())).astype(dict.fromkeys(RESULTS, float))
-    several = runs.groupby(["dataset", "model", "model_number"])["weights"].transform("nunique") > 1
+    for name, of in (("weights", ["dataset", "model", "model_number"]), ("data", ["dataset", "model_number"])):
+        runs[name] = runs[name].where(runs.groupby(of)[name].transform("nunique") > 1, "")
     # annotators answer for each seed in a file of its own, which makes no other row unless a seed has several
     by_files = {"labels": "file", "labelled": "file"}
     asked = runs["settings"].map(lambda settings: tuple((name, by_files.get(name, text)) for name, text in settings))
     files = runs.assign(asked=asked).groupby([*FACETS, "solution", "asked", "seed"])["settings"].transform("nunique") > 1
-    return runs.assign(weights=runs["weights"].where(several, ""), settings=runs["settings"].where(files, asked))
+    return runs.assign(settings=runs["settings"].where(files, asked))
 
 
 def read(path: Path) -> list[dict]:
@@ -81,7 +84,11 @@ def read(path: Path) -> list[dict]:
     missing = [name for name in (*output.IDENTITY, *RESULTS) if rows and name not in rows[0]]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; give a results.csv of repair.py")
-    return [run_of(row, f"{path} row {i}") for i, row in enumerate(rows, 1)]
+    accuracies = ("judged_on", "acc_before", "acc_after")
+    judged = [(i, row) for i, row in enumerate(rows, 1) if any(row.get(name) != "" for name in accuracies)]
+    if len(judged) < len(rows):
+        print(f"left out of {path}: {len(rows) - len(judged)} runs that had no labelled images to report accuracy on", file=sys.stderr)
+    return [run_of(row, f"{path} row {i}") for i, row in judged]
 
 
 def run_of(row: dict[str, str], origin: str) -> dict:
@@ -104,8 +111,10 @@ def run_of(row: dict[str, str], origin: str) -> dict:
     if not all(sign for _, sign, _ in pairs):
         raise damage(f"has settings without = ({row['settings']})")
     settings = {name: text for name, _, text in sorted(pairs)}
+    judged = row.get("judged_on") or "T2"
     return {"device": "", "versions": ""} | row | values | {
-        "weights": settings.pop("weights", ""), "settings": tuple(settings.items()), "origin": origin}
+        "dataset": row["dataset"] if judged == "T2" else f"{row['dataset']} ({judged})",
+        "weights": settings.pop("weights", ""), "data": settings.pop("data", ""), "settings": tuple(settings.items()), "origin": origin}
 
 
 # --- averaging

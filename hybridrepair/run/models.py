@@ -72,7 +72,7 @@ class Models:
             return self.raw
         model, recipe = self._loaded(), recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
         settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args) | of_code(self.args.model2test_arch)
-        settings |= of_parts(self.args, self.dataset, BATCH)
+        settings |= of_parts(self.args, self.dataset, BATCH) | {"mean": list(self.dataset.mean), "std": list(self.dataset.std)}
         kept = checkpoint.beside(baseline.path_of(self.path, settings), save_path_of(self.args))
         baseline.tune(model, kept, self.normalise, self.train, recipe, settings, self.accuracy_of)
         return model

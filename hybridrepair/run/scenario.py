@@ -33,17 +33,19 @@ from hybridrepair.training.finetune import Labelled
 def biased_folder(args, model: Path) -> Path:
     """The folder of the biased sets: beside the model under repair, or else where train.sh puts them.
 
-    Where neither has the set of this model number, that is drawn beside the model (or, where nothing can be written there, in the
-    folder of results), and a line says so.
+    Where neither has the set of this model number, that is drawn among the results, and a line says so: beside a model of others, which
+    may stand beside further ones, it would be taken for theirs.
     """
     number = str(args.model_number)
     beside = model.parent / "biased_dataset"
     for folder in (beside, checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", number).parent):
         if (folder / number / "train.npy").is_file():
             return folder
-    print(f"there is no {beside / number / 'train.npy'} to tell what the model was trained on: drawn as for a model of train.sh",
-          flush=True)
-    return checkpoint.beside(beside, settings.save_path_of(args))
+    drawn = settings.save_path_of(args) / "biased_dataset"
+    if not (drawn / number / "train.npy").is_file():
+        print(f"there is no {beside / number / 'train.npy'} to tell what the model was trained on: drawn as for a model of train.sh, "
+              f"into {drawn / number}", flush=True)
+    return drawn
 
 
 class Scenario:
@@ -103,8 +105,8 @@ class Scenario:
         args.avg_tao &= "T2" not in missing
         args.auto_tao &= "T2" not in missing and not args.no_replay
         if estimated and not (args.auto_tao or args.avg_tao) and settings.semi_supervised(args):
-            lacking = "T2" if "T2" in missing else "train"
-            print(f"tau is --tao {args.tao:g}: there are no {lacking} images to estimate it from", flush=True)
+            why = "there are no T2 images" if "T2" in missing else "--no_replay leaves out the train images"
+            print(f"tau is --tao {args.tao:g}: {why} to estimate it from", flush=True)
 
     @property
     def name(self) -> str:
@@ -114,8 +116,8 @@ class Scenario:
 
     @property
     def settings(self) -> dict:
-        made = settings.settings_of(self.args, self.dataset, self.extractor, self.weights) | settings.resolution(self.dataset)
-        return made | ({"labelled": self.labelled} if self.labelled else {})
+        made = settings.settings_of(self.args, self.dataset, self.extractor, self.data, self.weights)
+        return made | settings.resolution(self.dataset) | ({"labelled": self.labelled} if self.labelled else {})
 
     # --- what is annotated
 
@@ -125,8 +127,11 @@ class Scenario:
         index = self.dataset.split["pool"]
         parts = np.array_split(index, len(index) // 1000 + 1)
         pool = checkpoint.digest(*(checkpoint.digest(self.dataset.images[part].tobytes()).encode() for part in parts))
+        made = settings.selection_settings(self.args, self.settings, self.labelled)
+        made |= {name: " ".join(f"{value:.6g}" for value in values) for name, values in (("mean", self.dataset.mean),
+                                                                                       ("std", self.dataset.std))}
         return manifest.Origin({"file": str(self.checkpoint_path), "digest": self.weights}, self.dataset.class_names,
-                               {"n": len(index), "digest": pool}, settings.selection_settings(self.args, self.settings, self.labelled))
+                               {"n": len(index), "digest": pool}, made)
 
     def _asked_before(self, made: manifest.Manifest) -> Selection:
         """The choice of the manifest. UserError where it was made with something else, or where answers are missing that are needed."""
@@ -148,16 +153,25 @@ class Scenario:
     # --- images
 
     @cached_property
+    def data(self) -> str:
+        """The digest of all that is given, but the model: the dataset, and which of its images are replayed."""
+        return checkpoint.digest(self.dataset.digest.encode(), self.replayable)
+
+    @cached_property
+    def replayable(self) -> np.ndarray:
+        """What the model under repair was trained on, indices int64 into the train part; none where nothing is to be replayed."""
+        if self.args.no_replay:
+            return np.empty(0, np.int64)
+        return biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))["train"]
+
+    @cached_property
     def normalise(self) -> Normalise:
         return Normalise(self.dataset.mean, self.dataset.std, self.device)
 
     @cached_property
     def train(self) -> Labelled:
         """The biased train set of the model under repair; empty where nothing is to be replayed."""
-        if self.args.no_replay:
-            return Labelled.of(self.dataset, self.dataset.split["train"][:0], self.device)
-        subset = biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))
-        return Labelled.of(self.dataset, self.dataset.split["train"][subset["train"]], self.device)
+        return Labelled.of(self.dataset, self.dataset.split["train"][self.replayable], self.device)
 
     @cached_property
     def t2(self) -> Labelled:

@@ -67,10 +67,11 @@ def tau_rule(args) -> str:
     return "avg_tao" if args.avg_tao else "auto_tao" if args.auto_tao else "tao"
 
 
-def settings_of(args, dataset: Dataset, extractor: Extractor | None, weights: str) -> dict:
-    """All settings that make the result of this solution, but data, model, solution, budget and seed.
+def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, weights: str) -> dict:
+    """All settings that make the result of this solution, but the names of data and model, solution, budget and seed.
 
-    `extractor` gives the features that clusters are made in, None for the model, `weights` the digest of the model under repair.
+    `extractor` gives the features that clusters are made in, None for the model; `data` and `weights` are the digests of all
+    images, labels and parts, and of the model under repair.
     """
     names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"]
     names += [name for name in ("estimated_statistics", "no_replay") if getattr(args, name)]
@@ -97,7 +98,8 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, weights: st
     if args.feature_layer:
         settings["feature_layer"] = args.feature_layer
     largest = STEP if semi_supervised(args) else BATCH
-    return settings | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {"weights": weights}
+    return settings | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {
+        "data": data, "weights": weights}
 
 
 def selection_settings(args, settings: dict, labelled: str) -> dict[str, str]:

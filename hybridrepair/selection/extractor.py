@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
-from hybridrepair.base.builders import builder, is_builder
+from hybridrepair.base.builders import builder, file_of, is_builder
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.arrays import MIN_SIZE
 from hybridrepair.images.augment import Normalise
@@ -53,7 +53,7 @@ def extractor_of(fe: str, dataset: str) -> Extractor | None:
             raise
         except Exception as error:  # the user's code may raise anything
             raise UserError(f"{fe} cannot build its network ({reason_of(error)}); it is called without arguments") from error
-        return pretrained(f"builder:{Path(fe).name}", network, kept)
+        return pretrained(f"builder:{Path(fe).name}", network, kept, file_of(fe).read_bytes())
     return encoder(checkpoint.place(dataset, "ckpt_pretrained_mocov3", "checkpoint.pth.tar") if fe == MOCO else Path(fe), dataset)
 
 
@@ -73,8 +73,11 @@ def encoder(path: Path, dataset: str) -> Extractor:
                      lambda output: cast(Tensor, output))
 
 
-def pretrained(name: str, network: object, folder: Path) -> Extractor:
-    """A pretrained network as it is, with its own size of images and normalisation. UserError if it is not one, or tells nonsense."""
+def pretrained(name: str, network: object, folder: Path, code: bytes = b"") -> Extractor:
+    """A pretrained network as it is, with its own size of images and normalisation; `code` is what a user's file says of it.
+
+    UserError if it is not one, or tells nonsense.
+    """
     if not isinstance(network, nn.Module):
         raise UserError(f"{name} gave a {type(network).__name__}, not a torch module; let it return the network")
     wants: dict[str, Any] = {each: getattr(network, each, usual) for each, usual in (("size", SIZE), ("mean", MEAN), ("std", STD))}
@@ -93,7 +96,7 @@ def pretrained(name: str, network: object, folder: Path) -> Extractor:
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
         return (pixels - mean.to(pixels.device)) / std.to(pixels.device)
 
-    made_of = checkpoint.digest(f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}".encode(), checkpoint.digest_of(
+    made_of = checkpoint.digest(f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}".encode(), code, checkpoint.digest_of(
         *network.state_dict().values()).encode())
     return Extractor(f"{name}:{made_of}", made_of, folder, lambda: network, prepare, features_of, max(1, PIXELS // size ** 2))
 

@@ -104,7 +104,7 @@ def test_another_place_of_the_checkpoint_is_no_difference_and_another_pool_or_se
     assert capsys.readouterr().out == ""
     check(made, ORIGIN._replace(pool={"n": 7, "digest": "78"}, settings={"solution": "hybrid", "seed": "20"}))
     out = capsys.readouterr().out
-    assert "6 images, now 7" in out and "--manualSeed 10" in out
+    assert "6 images, now 7" in out and "seed 10, now it is 20" in out
 
 
 def test_of_many_names_the_first_are_listed():
