@@ -8,10 +8,11 @@
     result.before, result.after                                          # accuracy on the test images in percent
     torch.save(result.model.state_dict(), "repaired.pt")
 
-Images are uint8 [N, H, W, C] or [N, C, H, W], or float of the same shapes in [0, 1]; or a torch Dataset that gives such images, or PIL
-images, alone or as (image, label). `model` takes what mean and std make of them, [N, C, H, W], and returns logits, or a
-tuple of which they are the first; its features are the input of its last linear layer, or of `feature_layer`. Further settings are the flags of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`,
-`manualSeed=20`); features are the model's own unless `fe` names others, and tau and weights are those of repair.sh.
+Images are uint8 [N, H, W, C] or [N, C, H, W], or float of the same shapes in [0, 1]; or a torch Dataset that gives such images, or
+PIL images, alone or as (image, label). `model` takes what mean and std make of them, [N, C, H, W], and returns logits, or a tuple of
+which they are the first; its features are the input of its last linear layer, or of `feature_layer`. Further settings are the flags
+of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`, `manualSeed=20`); features are the model's own unless `fe` names
+others, and tau and weights are those of repair.sh.
 Features of a pretrained network are kept in check_point/field/features; nothing else is written.
 Whatever cannot be used raises hybridrepair.base.errors.UserError.
 """
@@ -284,6 +285,6 @@ def dataset_of(pool: np.ndarray, parts: dict[str, tuple[np.ndarray, np.ndarray] 
         measured = mean_std(next(array for array in images if len(array)) if len(images[0]) else pool)
         mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
     if not (len(mean) == len(std) == pool.shape[3] and 0 <= min(mean) <= max(mean) <= 1 and 0 < min(std) <= max(std) <= 1):
-        raise UserError(f"mean {list(mean)} and std {list(std)} are not {pool.shape[3]} numbers each, one a channel, of pixels in [0, 1]; "
-                        "divide those of pixels up to 255 by 255")
+        raise UserError(f"mean {list(mean)} and std {list(std)} are not {pool.shape[3]} numbers each, one a channel, of pixels in "
+                        "[0, 1], with std above 0; divide those of pixels up to 255 by 255")
     return Dataset("field", len(names), names, tuple(mean), tuple(std), np.concatenate(images), np.concatenate(labels), split)

@@ -112,7 +112,8 @@ def test_lines_are_printed_when_asked_for(trained, capsys):
     ({"train": (IMAGES[TRAIN], LABELS[TRAIN] + 3)}, "train labels are 3 to 6"),
     ({"test": (IMAGES[TEST][:, :4], LABELS[TEST])}, "the T2 images are \\[4, 8, 3\\]"),
     ({"classes": ["a", "b"]}, "2 class names, and the model gives 4"), ({"std": [0, 1, 1], "mean": [0, 0, 0]}, "std above 0"),
-    ({"mean": [0.5], "std": [0.5]}, "3 numbers each"), ({"mean": [76.5] * 3, "std": [81.6] * 3}, "divide"), ({"model": 3}, "the model is a int"),
+    ({"mean": [0.5], "std": [0.5]}, "3 numbers each"), ({"mean": [76.5] * 3, "std": [81.6] * 3}, "divide"),
+    ({"model": 3}, "the model is a int"),
     ({"model": nn.Flatten()}, "no linear layer was found"),
     ({"model": nn.Linear(3, 4)}, "cannot take images of 3 x 8 x 8"), ({"labels": "x.csv"}, "labels is no setting here"),
     ({"retrain_lr": -1}, "out of range"), ({"solution": "best"}, "invalid choice: 'best'")])

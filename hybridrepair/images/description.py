@@ -4,13 +4,12 @@ An image folder's conversion adds `split`, `files` with their `stamps`, `skipped
 were not there; `computed` keeps a copy of these, so that what a user writes, before or after, is told from them.
 """
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import text_of
-from hybridrepair.images.arrays import MIN_SIZE
+from hybridrepair.images.arrays import MAX_SIZE, MIN_SIZE
 from hybridrepair.images.parts import FOLDERS
 
 NAME = "dataset.json"
@@ -30,13 +29,14 @@ def is_text(value) -> bool:
     return type(value) is str
 
 
-def is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def is_share(value) -> bool:
+    """Whether it can be a mean or a deviation of pixels in [0, 1]: 123.6, of pixels up to 255, cannot."""
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 HOLDS: dict[str, Callable] = {
-    "classes": list_of(is_text), "files": list_of(is_text), "mean": list_of(is_number), "std": list_of(is_number),
-    "size": lambda value: type(value) is int and value >= MIN_SIZE,
+    "classes": list_of(is_text), "files": list_of(is_text), "mean": list_of(is_share), "std": list_of(is_share),
+    "size": lambda value: type(value) is int and MIN_SIZE <= value <= MAX_SIZE,
     "split": lambda value: value and set(value) <= set(FOLDERS.values()) and all(
         type(begin) is int and begin >= 0 and type(end) in (int, type(None)) for begin, end in value.values()),
     "stamps": list_of(is_stamp), "skipped": list_of(lambda value: list_of(is_text)(value) and len(value) == 2),

@@ -111,6 +111,10 @@ def classes_of(folder: Path, files: list[str], given: list[str] | None) -> list[
         if not classes:
             classes = sorted({name for file, name in named if file.split("/")[0] in sources})
             source = " and ".join(str(folder / each) for each in sources)
+            empty = [each for part in sources for each in subfolders(folder / part) if description.class_name(each) not in classes]
+            if classes and empty:
+                raise UserError(f"{empty[0]} in {source} has no image, so that it would be no class; put some into it, remove it, or "
+                                f"write all classes into {path}, in the order of the model's outputs")
     if not classes:
         raise UserError(f"{folder} does not tell its classes, since train, val and test have no subfolders with images; write them "
                         f'into {path}, in the order of the model\'s outputs: {{"classes": ["cat", "dog"]}}')
@@ -124,6 +128,11 @@ def classes_of(folder: Path, files: list[str], given: list[str] | None) -> list[
     if len(classes) < 2:
         raise UserError(f"{source} has one class alone, {classes[0]}; give two or more")
     return classes
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, but hidden ones."""
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")) if folder.is_dir() else []
 
 
 def split_of(files: list[str]) -> Mapping[str, tuple[int, int]]:
@@ -171,6 +180,9 @@ def convert(folder: Path, found: dict[str, Stamp], content: dict, size: int, ski
     """
     given, files = description.own(content), list(found)
     classes = classes_of(folder, files, given.get("classes"))
+    if content.get("classes", classes) != classes:
+        print(f"the classes of {folder} are no longer {', '.join(content['classes'])}, but {', '.join(classes)}: a model trained "
+              f"before does not know that; where they should stay, write them into {folder / description.NAME}", flush=True)
     parts(folder, labels_of(files, classes), split_of(files))  # checked before the images, which take longer
     path = folder / "images.npy"
     try:

@@ -96,8 +96,8 @@ def pretrained(name: str, network: object, folder: Path, code: bytes = b"") -> E
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
         return (pixels - mean.to(pixels.device)) / std.to(pixels.device)
 
-    made_of = checkpoint.digest(f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}".encode(), code, checkpoint.digest_of(
-        *network.state_dict().values()).encode())
+    seen = f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}"
+    made_of = checkpoint.digest(seen.encode(), code, checkpoint.digest_of(*network.state_dict().values()).encode())
     return Extractor(f"{name}:{made_of}", made_of, folder, lambda: network, prepare, features_of, max(1, PIXELS // size ** 2))
 
 

@@ -141,6 +141,9 @@ def test_arrays_too_short_for_the_registered_split_are_refused(tmp_path):
     ({"classes": ["cat", " "]}, "which is nothing"),
     ({"size": 4}, "size"),
     ({"size": "big"}, "size"),
+    ({"size": 700}, "size is 700"),
+    ({"mean": [123.7, 116.3, 103.5], "std": [.2, .2, .2]}, "mean is [123.7, 116.3, 103.5]"),
+    ({"mean": [.5, .5, .5], "std": [58.4, 57.1, 57.4]}, "std is [58.4, 57.1, 57.4]"),
 ], ids=lambda value: "" if isinstance(value, dict) else None)
 def test_a_description_that_does_not_fit_is_refused(change, expected, tmp_path):
     arrays(tmp_path / "mine", description={"split": SPLIT} | change)

@@ -50,6 +50,23 @@ def test_an_image_folder_is_converted_again_only_when_its_files_or_the_size_chan
     assert len(conversions) == 2
 
 
+def test_a_class_folder_without_images_is_named_unless_the_classes_are_written_down(tmp_path):
+    image_folder(tmp_path / "pets")
+    (tmp_path / "pets" / "train" / "bee").mkdir()
+    assert f"bee in {tmp_path / 'pets' / 'train'} has no image" in refusal(data.load, "pets", tmp_path)
+    (tmp_path / "pets" / "dataset.json").write_text('{"classes": ["bee", "cat", "dog"]}')
+    assert data.load("pets", tmp_path).labels.tolist()[:4] == [1, 1, 2, 2]
+
+
+def test_classes_that_get_other_numbers_are_told(tmp_path, capsys):
+    image_folder(tmp_path / "pets")
+    data.load("pets", tmp_path)
+    assert "no longer" not in capsys.readouterr().out
+    picture(tmp_path / "pets" / "train" / "bee" / "0.png", (1, 2, 3))
+    assert data.load("pets", tmp_path).class_names == ["bee", "cat", "dog"]
+    assert "are no longer cat, dog, but bee, cat, dog" in capsys.readouterr().out
+
+
 def test_a_size_written_beforehand_is_used_and_kept(tmp_path):
     image_folder(tmp_path / "pets")
     (tmp_path / "pets" / "dataset.json").write_text('{"size": 16}')

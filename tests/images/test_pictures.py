@@ -20,9 +20,9 @@ def seen(path: Path, image: Image.Image, size: int = 16, **more) -> np.ndarray:
     return pixels(path, size)
 
 
-def tiff(path: Path, values: bytes, bits: int, size: int = 8) -> Path:
+def tiff(path: Path, values: bytes, bits: int, size: int = 8, zero_is_black: int = 1) -> Path:
     """A square grey TIFF of so many bits, which Pillow itself cannot write."""
-    tags = [(256, size), (257, size), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, size), (279, len(values))]
+    tags = [(256, size), (257, size), (258, bits), (259, 1), (262, zero_is_black), (273, 8), (277, 1), (278, size), (279, len(values))]
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(values)) + values + struct.pack("<H", len(tags)) + body + bytes(4))
     return path
@@ -134,6 +134,12 @@ def test_12_bits_are_scaled_by_their_range(tmp_path):
     packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in [white] * 16 + [middle] * 16)
     found = pixels(tiff(tmp_path / "a.tif", packed, 12), 8)
     assert (found[:4] == 255).all() and (found[4:, ::2] == 128).all() and not found[4:, 1::2].any()
+
+
+def test_16_bits_of_which_zero_is_white_are_not_seen_as_a_negative(tmp_path):
+    values = np.array([0, 60000, 65535, 32768] * 16, "<u2")
+    found = pixels(tiff(tmp_path / "a.tif", values.tobytes(), 16, zero_is_black=0), 8)
+    assert found[0, :4, 0].tolist() == [255, 22, 0, 127]  # (65535 - 60000) / 257 = 21.5
 
 
 def test_floats_from_0_to_1_are_scaled(tmp_path):
