@@ -10,3 +10,4 @@ class Answer(NamedTuple):
     image: Identity | int  # or its position in the dataset, where a file says nothing else
     label: str  # "" for none
     annotator: str = ""  # "" where it is not said
+    missing: str = ""  # why there is no label, where that is known

@@ -6,6 +6,7 @@ from hybridrepair.annotation import label_studio, sorted_images, spreadsheet
 from hybridrepair.annotation.answer import Answer
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.text import text_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity, id_of
 
@@ -15,16 +16,16 @@ BY = ("id", "digest", "file", "index")  # columns that name an image; the first 
 
 
 def given(path: Path) -> Path:
-    """What in `path` holds the answers: the path itself, or, of a whole folder of questions, what was answered in it.
+    """What in `path` holds the answers: the path itself, or, of a whole folder of questions, the file that is filled in.
 
-    UserError where that is not just one.
+    UserError where the folder has images to be sorted too: those that nobody has sorted yet look like answers.
     """
     folder, file = path / sorted_images.FOLDER, path / QUESTIONS
     if not file.is_file():
         return path
-    if folder.is_dir() and any(answer.label for answer in read_csv(file)):
-        raise UserError(f"{WHAT} {path} holds sorted images and a {QUESTIONS} with labels; give {folder} or {file}")
-    return folder if folder.is_dir() else file
+    if folder.is_dir():
+        raise UserError(f"{WHAT} {path} is a whole folder of questions; give {folder} or {file}, whichever holds the answers")
+    return file
 
 
 def read(path: Path, dataset: Dataset, ids: list[str]) -> list[Answer]:
@@ -33,7 +34,9 @@ def read(path: Path, dataset: Dataset, ids: list[str]) -> list[Answer]:
     UserError if it cannot be read.
     """
     if path.is_dir():
-        return sorted_images.read(path, WHAT, dataset.class_names, not dataset.files, ids)
+        sorted_in = sorted_images.read(path, WHAT, dataset.class_names, not dataset.files, ids)
+        tell_moved(path, sorted_in)
+        return sorted_in
     if begins_as_json(path):
         return label_studio.read(path, WHAT)
     answers = read_csv(path, dataset)
@@ -43,8 +46,23 @@ def read(path: Path, dataset: Dataset, ids: list[str]) -> list[Answer]:
     return answers
 
 
-def spreadsheet_changes_names(path: Path) -> bool:
-    """Whether the labels in `path` may have gone through a spreadsheet."""
+def tell_moved(folder: Path, found: list[Answer]) -> None:
+    """Print how many images were sorted into another class than the predicted one, where the questions lie beside the folder."""
+    file = folder.parent / QUESTIONS
+    try:
+        rows = [row for _, row in spreadsheet.read(file, WHAT)] if file.is_file() else []
+    except UserError:
+        rows = []  # the answers are in the folders, and good without it
+    predicted = {row["digest"]: row["predicted class"] for row in rows if row.keys() >= {"digest", "predicted class"}}
+    known = [(answer.label, predicted[answer.image.digest]) for answer in found
+             if answer.label and isinstance(answer.image, Identity) and answer.image.digest in predicted]
+    if known:
+        print(f"{WHAT} {folder}: {sum(label != other for label, other in known)} of {len(known)} images were moved to another class",
+              flush=True)
+
+
+def is_csv(path: Path) -> bool:
+    """Whether the labels in `path` may have gone through a spreadsheet, and may name annotators in a column."""
     return path.is_file() and not begins_as_json(path)
 
 
@@ -57,23 +75,31 @@ def begins_as_json(path: Path) -> bool:
         return False  # said by whoever reads it
 
 
-def read_csv(path: Path, dataset: Dataset | None = None) -> list[Answer]:
-    """The rows of a CSV file with the column label and one of BY, and perhaps annotator; without a dataset `file` tells nothing."""
+def read_csv(path: Path, dataset: Dataset) -> list[Answer]:
+    """The rows of a CSV file with the column label and one of BY, and perhaps annotator. UserError for a row that names no image."""
     rows = spreadsheet.read(path, WHAT)
     if not rows or "label" not in rows[0][1] or not set(BY) & rows[0][1].keys():
         raise UserError(f"{WHAT} {path} has no rows with the columns id (or index) and label; fill in a {QUESTIONS} or a selected.csv")
-    ids = {dataset.file(index): id_of(dataset, index) for index in dataset.split["pool"]} if dataset and dataset.files else {}
+    ids = {id_of(dataset, index) for index in dataset.split["pool"]} if dataset.files else set()
     answers = []
     for line, row in rows:
         where, cell = f"{WHAT} {path}, line {line}", {name: row.get(name, "") for name in BY}
-        identity = Identity(cell["id"] or ids.get(cell["file"], ""), cell["digest"].strip())
+        identity = Identity(cell["id"] or id_of_file(cell["file"], dataset, ids), cell["digest"].strip())
         image: Identity | int = identity
         if not any(identity):
-            if not cell["index"].strip().isdecimal():
-                raise UserError(f"{where}: image {cell['index']!r} is not in the pool; remove it, or correct what names it")
+            if cell["file"] or not cell["index"].strip().isdecimal():  # the position of a file that is gone is another image's
+                raise UserError(f"{where}: image {cell['file'] or cell['index']!r} is not in the pool; remove it, or correct what "
+                                "names it")
             image = int(cell["index"])
         answers.append(Answer(where, image, row["label"], row.get("annotator", "").strip()))
     return answers
+
+
+def id_of_file(file: str, dataset: Dataset, ids: set[str]) -> str:
+    """The one of `ids` that a file's path ends with, after the folder of the dataset, wherever that lies; "" where there is none."""
+    parts, folder = os.path.normpath(file).split("/"), text_of(dataset.folder.name)
+    inside = ["/".join(parts[place:]) for place in range(1, len(parts)) if parts[place - 1] == folder]
+    return next((path for path in inside if path in ids), "")
 
 
 def digest_of(path: Path) -> str:

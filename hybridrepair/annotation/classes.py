@@ -5,8 +5,9 @@ from hybridrepair.annotation.spreadsheet import number_of
 def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> int:
     """The number of the class that a label names; ValueError with the end of a sentence where there is none, or no single one.
 
-    Spaces around names do not count unless they tell names apart. From a spreadsheet the label may be a number that equals just
-    one name (1 for 001), or, where no name is a number, the class number.
+    Spaces around names do not count unless they tell names apart. From a spreadsheet the label may have other capitals (TRUE for
+    true), where they do not tell names apart, or be a number that equals just one name (1 for 001), or, where no name is a number,
+    the class number.
     """
     numbers = [number_of(name) for name in names]
     number = number_of(label) if spreadsheet else None
@@ -14,10 +15,13 @@ def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> in
     if len(same) > 1 and label.strip() == str(number):
         raise ValueError(f"{label!r} may be any of the classes {', '.join(same)}, which a spreadsheet saves alike; answer by sorted "
                          "folders or in Label Studio")
-    for named in (names, [name.strip() for name in names]):
-        for text in (label, label.strip()):
-            if named.count(text) == 1:
-                return named.index(text)
+    stripped = [name.strip() for name in names]
+    for named, text in ((names, label), (names, label.strip()), (stripped, label), (stripped, label.strip())):
+        if named.count(text) == 1:
+            return named.index(text)
+    folded = [name.casefold() for name in stripped] if spreadsheet else []
+    if folded.count(label.strip().casefold()) == 1:
+        return folded.index(label.strip().casefold())
     if len(same) == 1:
         return names.index(same[0])
     if number is not None and number in range(len(names)):
@@ -25,4 +29,5 @@ def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> in
             return int(number)
         raise ValueError(f"{label!r} is ambiguous: no class has that name, and as a class number it would be {names[int(number)]!r}, "
                          "while other classes have numbers as names; write the name of the class")
-    raise ValueError(f"{label!r} is no class; use one of {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
+    changed = " (a spreadsheet may have changed it)" if spreadsheet else ""
+    raise ValueError(f"{label!r} is no class{changed}; use one of {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")

@@ -33,7 +33,7 @@ def task(identity: Identity, file: str, told: dict, predicted: str, score: float
 def read(path: Path, what: str) -> list[Answer]:
     """The answers in an export, JSON or JSON-MIN; a cancelled or empty annotation is one without a label.
 
-    UserError if it is something else, or an annotation has several classes.
+    UserError if it is something else, or an annotation has several classes, or a choice that is no text.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -53,26 +53,36 @@ def answers_of(task: dict, where: str) -> Iterator[Answer]:
         raise UserError(f"{where}: there is no {ID}, so it is not of {TASKS}; import that file, and export its tasks")
     identity = Identity(str(data[ID]), str(data.get(DIGEST, "")))
     if data is task:
-        choice = task.get(LABEL, "")
+        choice = task.get(LABEL)
         while isinstance(choice, dict | list) and len(choice) == 1:  # one choice is a text, several are [{"choices": [...]}]
             choice = next(iter(choice.values() if isinstance(choice, dict) else choice))
-        yield Answer(where, identity, label_of([choice] if isinstance(choice, str) else choice, where),
-                     annotator_of(task.get("annotator")))
+        choices = choice if isinstance(choice, list) else [] if choice is None else [choice]
+        yield Answer(where, identity, label_of(choices, where), annotator_of(task.get("annotator")))
         return
-    annotations = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
-    for each in annotations:
-        chosen = [choice for result in each["result"] if result.get("type") == "choices" for choice in result["value"]["choices"]]
+    unnamed = 0
+    for each in task.get("annotations") or []:
         place = f"{where}, annotation {each['id']}" if "id" in each else where
-        yield Answer(place, identity, label_of(chosen, place), annotator_of(each.get("completed_by")))
-    if not annotations:
+        if each.get("was_cancelled"):
+            yield Answer(place, identity, "", missing="cancelled")
+            continue
+        chosen = [choice for result in each["result"] if result.get("from_name") == LABEL for choice in result["value"]["choices"]]
+        label, annotator = label_of(chosen, place), annotator_of(each.get("completed_by"))
+        if label and not annotator:  # each annotation of a task is another annotator's, while those of a doubled task are not
+            unnamed += 1
+            annotator = f"{unnamed} of the task" if unnamed > 1 else ""
+        yield Answer(place, identity, label, annotator)
+    if not task.get("annotations"):
         yield Answer(where, identity, "")
 
 
-def label_of(choices: list[str], where: str) -> str:
-    """The one class that was chosen, "" for none."""
+def label_of(choices: list[object], where: str) -> str:
+    """The one class that was chosen, "" for none. UserError for several, and for what is no text."""
     if len(choices) > 1:
         raise UserError(f"{where}: there are {len(choices)} classes ({', '.join(map(str, choices))}); choose one")
-    return choices[0] if choices else ""
+    label = choices[0] if choices else ""
+    if not isinstance(label, str):
+        raise UserError(f"{where}: the choice {label!r} is no text, so it names no class; choose among those of {CONFIG}")
+    return label
 
 
 def annotator_of(value: object) -> str:

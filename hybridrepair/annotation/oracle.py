@@ -9,22 +9,24 @@ import numpy as np
 from hybridrepair.annotation import answers
 from hybridrepair.annotation.answer import Answer
 from hybridrepair.annotation.classes import number_by_name
-from hybridrepair.annotation.manifest import Manifest, beside, listed, selection_of
-from hybridrepair.base import checkpoint
+from hybridrepair.annotation.manifest import NAME, Manifest, beside, listed, selection_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
-from hybridrepair.images.identity import CHANGED, Identity, digest_of, id_of, places
+from hybridrepair.images.identity import CHANGED, Identity, id_of, places
+
+REMEDY = "run selection.py, have the column label filled in, and pass it as --labels"
 
 
 class Oracle:
     """Answers for `labels` int64 [N] of the pool, counts the images it was asked for, and refuses beyond the budget.
 
-    `name` tells what pool image a message is about.
+    `name` tells what pool image a message is about, `remedy` what to do where labels are missing.
     """
 
-    def __init__(self, labels: np.ndarray, budget: int, source: str = "the dataset", name: Callable[[int], str] = "image {}".format):
-        self._labels, self.budget, self.source, self.name = labels, budget, source, name
+    def __init__(self, labels: np.ndarray, budget: int, source: str = "the dataset", name: Callable[[int], str] = "image {}".format,
+                 remedy: str = REMEDY):
+        self._labels, self.budget, self.source, self.name, self.remedy = labels, budget, source, name, remedy
         self._asked: set[int] = set()
 
     @property
@@ -47,8 +49,14 @@ class Oracle:
         without = [self.name(place) for place in index[~self.knows(index)].tolist()]
         if without:
             raise UserError(f"{self.source} has no label for {len(without)} of {len(index)} images to be annotated: {listed(without)}; "
-                            "run selection.py, have the column label filled in, and pass it as --labels, or leave those images and "
-                            "their regions out by --allow_missing")
+                            f"{self.remedy}, or leave those images and their regions out by --allow_missing")
+
+    def tell_unused(self, chosen: np.ndarray) -> None:
+        """Print how many images have a label without being among those chosen, int64 [B], and the first of them."""
+        unused = np.setdiff1d(np.flatnonzero(self._labels != UNKNOWN), chosen).tolist()
+        if unused:
+            print(f"{self.source} answers {len(unused)} images that are not chosen, and those labels are not used: the first is "
+                  f"{self.name(unused[0])}", flush=True)
 
     def annotate(self, index: np.ndarray) -> np.ndarray:
         """Labels int64 [B] of the pool images `index` int64 [B]. UserError beyond the budget or where none is known."""
@@ -61,18 +69,33 @@ class Oracle:
 
 
 def oracle_of(dataset: Dataset, budget: int, labels: str | None = None, manifest: Manifest | None = None) -> Oracle:
-    """The annotator of the pool of a dataset: its own labels, or the answers in `labels` to the questions of a manifest."""
+    """The annotator of the pool of a dataset: its own labels, or the answers in `labels` to the questions of a manifest.
+
+    A line says so where there are answers and no manifest.
+    """
     pool = dataset.split["pool"]
-    found = dataset.labels[pool] if labels is None else labels_of(dataset, Path(labels), manifest)
-    source = f"dataset {dataset.name}" if labels is None else f"{answers.WHAT} {labels}"
-    return Oracle(found, budget, source, lambda place: id_of(dataset, pool[place]))
+    if labels is None:
+        return Oracle(dataset.labels[pool], budget, f"dataset {dataset.name}", lambda place: id_of(dataset, pool[place]))
+    remedy = REMEDY
+    if manifest is None:
+        print(f"there is no manifest beside {labels}: images are chosen anew; where it answers an earlier choice, name that by "
+              "--manifest", flush=True)
+        remedy = f"name the {NAME} of the choice that it answers by --manifest, {REMEDY}"
+    found, why = answered(dataset, Path(labels), manifest)
+    return Oracle(found, budget, f"{answers.WHAT} {labels}", lambda place: id_of(dataset, pool[place]) + why.get(place, ""), remedy)
 
 
 def labels_of(dataset: Dataset, path: Path, manifest: Manifest | None = None) -> np.ndarray:
+    """Labels int64 [N] of the pool by the answers in `path`, as `answered` has them."""
+    return answered(dataset, path, manifest)[0]
+
+
+def answered(dataset: Dataset, path: Path, manifest: Manifest | None) -> tuple[np.ndarray, dict[int, str]]:
     """Labels int64 [N] of the pool by the answers in `path`, UNKNOWN where it has none; a majority decides among annotators.
 
-    UserError that names file and line for an image or class that is not known, an image that was changed or, with a manifest, not
-    asked for, one annotator's contradiction, and images without a majority.
+    Beside them, why there is none, by the place in the pool, where the answers say so. UserError that names file and line for an image
+    or class that is not known, an image that was changed or, with a manifest, not asked for, two answers to one image by one
+    annotator or by nobody named, and images without a majority.
     """
     path, pool = answers.given(path), dataset.split["pool"]
     found = answers.read(path, dataset, manifest.ids if manifest else [])
@@ -81,6 +104,7 @@ def labels_of(dataset: Dataset, path: Path, manifest: Manifest | None = None) ->
     place_of_index = {index: place for place, index in enumerate(pool.tolist())}
     asked = {place[image] for image in manifest.images} if manifest else set(range(len(pool)))
     given: dict[int, list[tuple[Answer, int]]] = {}
+    why: dict[int, str] = {}
     for answer in found:
         image = answer.image
         at = place[image] if isinstance(image, Identity) else place_of_index.get(image, UNKNOWN)
@@ -92,32 +116,42 @@ def labels_of(dataset: Dataset, path: Path, manifest: Manifest | None = None) ->
         if manifest and at not in asked:
             raise UserError(f"{answer.where}: image {name!r} was not asked for in {manifest.path}; remove it, or pass answers of an "
                             "earlier round as --labelled")
+        if answer.missing:
+            why[at] = f" ({short(answer.where)}: {answer.missing})"
         if answer.label.strip():
             try:
-                number = number_by_name(answer.label, dataset.class_names, answers.spreadsheet_changes_names(path))
+                number = number_by_name(answer.label, dataset.class_names, answers.is_csv(path))
             except ValueError as error:
                 raise UserError(f"{answer.where}: {error}") from error
             given.setdefault(at, []).append((answer, number))
     labels = np.full(len(pool), UNKNOWN, dtype=np.int64)
     ties = []
     for at, votes in given.items():
-        labels[at] = majority(votes, id_of(dataset, pool[at]), dataset.class_names)
+        labels[at] = majority(votes, id_of(dataset, pool[at]), dataset.class_names, answers.is_csv(path))
         if labels[at] == UNKNOWN:
-            ties.append(f"image {id_of(dataset, pool[at])} " + " ".join(f"({answer.where.removeprefix(f'{answers.WHAT} ')}: "
-                                                                        f"{dataset.class_names[number]})" for answer, number in votes))
+            ties.append(f"image {id_of(dataset, pool[at])} " + " ".join(
+                f"({short(answer.where)}: {dataset.class_names[number]})" for answer, number in votes))
     if ties:
         raise UserError(f"{answers.WHAT} {path} has no majority for {listed(ties)}; decide, and leave one answer for each of them")
-    return labels
+    return labels, {at: text for at, text in why.items() if at not in given}
 
 
-def majority(votes: list[tuple[Answer, int]], image: str, class_names: list[str]) -> int:
-    """The class that most annotators gave an image, UNKNOWN where two are level. Who is not named is another one each time.
+def short(where: str) -> str:
+    """A place within a sentence that has said what it is a place in."""
+    return where.removeprefix(f"{answers.WHAT} ")
 
-    UserError where one annotator gave two classes.
+
+def majority(votes: list[tuple[Answer, int]], image: str, class_names: list[str], named_in_column: bool) -> int:
+    """The class that most annotators gave an image, UNKNOWN where two are level. All that is not named is one annotator's.
+
+    UserError where one annotator gave two classes, and where one that is not named answered twice, which may be two annotators.
     """
     by_annotator: dict[str, tuple[Answer, int]] = {}
-    for order, (answer, number) in enumerate(votes):
-        first, other = by_annotator.setdefault(answer.annotator or f"\0{order}", (answer, number))
+    for answer, number in votes:
+        first, other = by_annotator.setdefault(answer.annotator, (answer, number))
+        if first is not answer and not answer.annotator:
+            raise UserError(f"{first.where} and {short(answer.where)} both answer image {image}; keep one"
+                            + (", or name the annotators in a column annotator" if named_in_column else ""))
         if other != number:
             raise UserError(f"{answer.where}: annotator {answer.annotator} calls image {image} {class_names[number]!r} here and "
                             f"{class_names[other]!r} before ({first.where}); keep one answer")
@@ -128,13 +162,15 @@ def majority(votes: list[tuple[Answer, int]], image: str, class_names: list[str]
 def known_labels(dataset: Dataset, rounds: list[str]) -> np.ndarray:
     """Labels int64 [N] of the pool from the answers of earlier rounds, UNKNOWN elsewhere.
 
-    Where a manifest lies beside an answer, its region's members take the label too. UserError as in `labels_of`, and where two rounds
-    give an image different labels.
+    Where a manifest lies beside answers, the members of their regions take the label too, and where none does, a line says so.
+    UserError as in `answered`, and where two rounds give an image different labels.
     """
     pool = dataset.split["pool"]
     annotated, taken = np.full((2, len(pool)), UNKNOWN, dtype=np.int64)
     for path in rounds:
         manifest = beside(Path(path), None)
+        if manifest is None:
+            print(f"there is no manifest beside {path}: labels of regions are not known; put its {NAME} beside it", flush=True)
         labels = labels_of(dataset, Path(path), manifest)
         differ = np.flatnonzero((labels != UNKNOWN) & (annotated != UNKNOWN) & (labels != annotated))
         if len(differ):
@@ -146,14 +182,6 @@ def known_labels(dataset: Dataset, rounds: list[str]) -> np.ndarray:
             passed_on = selection.labels(labels[selection.annotated])
             taken = np.where(passed_on == UNKNOWN, taken, passed_on)
     return np.where(annotated == UNKNOWN, taken, annotated)
-
-
-def text_of_known(dataset: Dataset, known: np.ndarray) -> str:
-    """What tells earlier labels int64 [N] of the pool from others, wherever their images stand: their number and a digest, or ""."""
-    at = np.flatnonzero(known != UNKNOWN)
-    pool = dataset.split["pool"]
-    told = sorted(f"{digest_of(dataset, pool[each])} {dataset.class_names[known[each]]}\n" for each in at)
-    return f"{len(told)}:{checkpoint.digest(''.join(told).encode())}" if told else ""
 
 
 def budget_of(p_budget: float, n: int) -> int:

@@ -39,8 +39,8 @@ def refuse_to_replace(folder: Path, force: bool) -> None:
     if not (folder.is_dir() and (folder / manifest.NAME).is_file() and Manifest.read(folder / manifest.NAME)):
         raise UserError(f"{folder} is there already and holds other things; give another folder")
     if not force:
-        raise UserError(f"{folder} holds images to be labelled already, and perhaps answers; pass it to repair.py as --labels, give "
-                        "another folder, or replace it by --force")
+        raise UserError(f"{folder} holds images to be labelled already, and perhaps answers; pass what was answered ({QUESTIONS}, "
+                        f"{sorted_images.FOLDER} or an export) to repair.py as --labels, give another folder, or replace it by --force")
 
 
 def write(folder: Path, pool: Pool, selection: Selection, made: Manifest, formats: list[str], model: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hybridrepair.annotation import manifest
-from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of, text_of_known
+from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of
 from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
@@ -71,7 +71,6 @@ class Scenario:
             self.budget = len(self.manifest.images) if self.manifest else budget_of(args.p_budget, len(self.dataset.split["pool"]))
             self.oracle = oracle_of(self.dataset, self.budget, args.labels, self.manifest)
             self.known = known_labels(self.dataset, args.labelled)
-            self.labelled = text_of_known(self.dataset, self.known)
             # of the latents, told before a training of hours where it is missing
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             if args.check:
@@ -117,7 +116,7 @@ class Scenario:
     @property
     def settings(self) -> dict:
         made = settings.settings_of(self.args, self.dataset, self.extractor, self.data, self.weights)
-        return made | settings.resolution(self.dataset) | ({"labelled": self.labelled} if self.labelled else {})
+        return made | settings.resolution(self.dataset)
 
     # --- what is annotated
 
@@ -127,7 +126,7 @@ class Scenario:
         index = self.dataset.split["pool"]
         parts = np.array_split(index, len(index) // 1000 + 1)
         pool = checkpoint.digest(*(checkpoint.digest(self.dataset.images[part].tobytes()).encode() for part in parts))
-        made = settings.selection_settings(self.args, self.settings, self.labelled)
+        made = settings.selection_settings(self.args, self.settings)
         made |= {name: " ".join(f"{value:.6g}" for value in values) for name, values in (("mean", self.dataset.mean),
                                                                                        ("std", self.dataset.std))}
         return manifest.Origin({"file": str(self.checkpoint_path), "digest": self.weights}, self.dataset.class_names,
@@ -148,7 +147,10 @@ class Scenario:
             return nothing(self.pool.n)
         if self.asked is None and (self.known != UNKNOWN).all():
             raise UserError(f"all {self.pool.n} pool images are labelled by --labelled, so there is nothing to select; leave one out")
-        return self.asked or select_among(self.pool, self.args.solution, self.budget, self.known)
+        chosen = self.asked or select_among(self.pool, self.args.solution, self.budget, self.known)
+        if self.args.labels:
+            self.oracle.tell_unused(chosen.annotated)
+        return chosen
 
     # --- images
 

@@ -91,8 +91,9 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
     if uses_embedding(args):
         settings["fe"] = extractor.name if extractor else MODEL
     if args.labels:
-        digest, asked = answers.digest_of(Path(args.labels)), manifest.path_of(Path(args.labels), args.manifest)
-        settings["labels"] = checkpoint.digest(digest.encode(), asked.read_bytes()) if asked else digest
+        settings["labels"] = of_answers(args.labels, args.manifest)
+    if args.labelled:  # of the files, not of the images that they name: those may be removed from the pool between two rounds
+        settings["labelled"] = checkpoint.digest("".join(sorted(of_answers(path, None) for path in args.labelled)).encode())
     if args.allow_missing:
         settings["allow_missing"] = True
     if args.feature_layer:
@@ -102,9 +103,15 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
         "data": data, "weights": weights}
 
 
-def selection_settings(args, settings: dict, labelled: str) -> dict[str, str]:
-    """Those of all settings that make the choice of images, as texts; `labelled` tells earlier labels from others."""
+def of_answers(path: str, named: str | None) -> str:
+    """What tells answers, with the manifest of their questions, from others; the manifest may be `named`."""
+    digest, asked = answers.digest_of(Path(path)), manifest.path_of(Path(path), named)
+    return checkpoint.digest(digest.encode(), asked.read_bytes()) if asked else digest
+
+
+def selection_settings(args, settings: dict) -> dict[str, str]:
+    """Those of all settings that make the choice of images, as texts."""
     names = ["cluster", *dict.fromkeys(flag for flags in CLUSTERING_FLAGS.values() for flag in flags), "cell_size", "fe",
-             "feature_layer", "builder", "img_size"]
+             "feature_layer", "builder", "img_size", "labelled"]
     made = {"solution": args.solution, "p_budget": f"{args.p_budget:g}", "seed": str(args.manualSeed)}
-    return made | {name: str(settings[name]) for name in names if name in settings} | ({"labelled": labelled} if labelled else {})
+    return made | {name: str(settings[name]) for name in names if name in settings}

@@ -1,17 +1,22 @@
 """answers.py: what annotators give back is recognised by itself, and what cannot be understood is refused with its place."""
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
 from conftest import field_of, refusal
 from hybridrepair.annotation import sorted_images
 from hybridrepair.annotation.answers import digest_of, given, read
+from hybridrepair.annotation.spreadsheet import protected
+from hybridrepair.base.text import text_of
 from hybridrepair.images.identity import Identity
+from hybridrepair.images.identity import digest_of as digest_of_image
 
 
 def csv_answers(folder, text, files=True):
     (folder / "a.csv").write_text(text)
-    return [answer[1:] for answer in read(folder / "a.csv", field_of(folder, 4, files=files), [])]
+    return [answer[1:4] for answer in read(folder / "a.csv", field_of(folder, 4, files=files), [])]
 
 
 def test_a_row_names_its_image_by_id_and_digest(tmp_path):
@@ -25,6 +30,23 @@ def test_a_selected_csv_of_before_names_it_by_file_where_there_is_one_and_else_b
     assert capsys.readouterr().out == ""
     assert csv_answers(tmp_path, "index,file,label\n3,,cat\n", files=False) == [(3, "cat", "")]
     assert "position in the dataset (index)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["/elsewhere/{0}/field/3.png", "./there/../{0}/field/3.png", "{0}/field/3.png"])
+def test_a_file_is_known_by_its_path_inside_the_dataset_however_the_way_there_is_spelled(tmp_path, file):
+    text = f"index,file,label\n0,{file.format(tmp_path.name)},cat\n"
+    assert csv_answers(tmp_path, text) == [(Identity("field/3.png", ""), "cat", "")]
+
+
+def test_a_file_whose_name_is_not_utf8_is_known_as_it_is_written_down(tmp_path):
+    dataset = replace(field_of(tmp_path, 1), files=(os.fsdecode(b"field/caf\xe9.png"),))
+    (tmp_path / "a.csv").write_text(f"index,file,label\n7,{text_of(dataset.file(0))},cat\n")
+    assert [answer.image for answer in read(tmp_path / "a.csv", dataset, [])] == [Identity(r"field/caf\udce9.png", "")]
+
+
+def test_the_position_of_an_image_that_is_gone_does_not_answer_another(tmp_path):
+    message = refusal(csv_answers, tmp_path, f"index,file,label\n1,{tmp_path}/field/1.png,cat\n2,{tmp_path}/field/9.png,dog\n")
+    assert "a.csv, line 3: image" in message and "field/9.png' is not in the pool" in message
 
 
 def test_an_annotator_may_be_named(tmp_path):
@@ -55,14 +77,32 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
     assert "cannot be read" in refusal(read, tmp_path / "none.csv", field_of(tmp_path, 1), [])
 
 
-def test_of_a_folder_of_questions_what_was_answered_is_taken_unless_it_is_both(tmp_path):
+def test_of_a_folder_of_questions_the_file_is_taken_and_where_images_may_be_sorted_too_it_is_asked_which(tmp_path):
     assert given(tmp_path) == tmp_path
     (tmp_path / "to_label.csv").write_text("id,label\n#0,\n")
     assert given(tmp_path) == tmp_path / "to_label.csv"
     (tmp_path / sorted_images.FOLDER).mkdir()
-    assert given(tmp_path) == tmp_path / "folders"
-    (tmp_path / "to_label.csv").write_text("id,label\n#0,cat\n")
-    assert "sorted images and a to_label.csv with labels" in refusal(given, tmp_path)
+    for label in ("", "cat"):
+        (tmp_path / "to_label.csv").write_text(f"id,label\n#0,{label}\n")
+        message = refusal(given, tmp_path)
+        assert f"give {tmp_path}/folders or {tmp_path}/to_label.csv, whichever holds the answers" in message
+
+
+def test_it_is_told_how_many_sorted_images_were_moved_where_the_predicted_classes_are_known(tmp_path, capsys):
+    dataset = field_of(tmp_path, 3, ("001", "dog"))
+    rows = ""
+    for index, predicted in enumerate(["001", "dog", "dog"]):
+        folder = tmp_path / "folders" / ("001" if index < 2 else "dog")  # image 1 was moved
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.png").write_bytes((tmp_path / f"field/{index}.png").read_bytes())
+        rows += f"{protected(digest_of_image(dataset, index))},{protected(predicted)},\n"
+    read(tmp_path / "folders", dataset, [])
+    assert capsys.readouterr().out == ""
+    (tmp_path / "to_label.csv").write_text(f"digest,predicted class,label\n{rows}")
+    read(tmp_path / "folders", dataset, [])
+    assert "folders: 1 of 3 images were moved to another class" in capsys.readouterr().out
+    (tmp_path / "to_label.csv").write_bytes(b"\xff")
+    assert len(read(tmp_path / "folders", dataset, [])) == 3
 
 
 def test_the_digest_of_answers_follows_content_and_place(tmp_path):

@@ -10,13 +10,15 @@ ANIMALS, SIGNS = ["cat", "dog", "owl"], ["000", "001", "002", "010"]
     ("owl", ANIMALS, 2), (" owl ", ANIMALS, 2), ("1", ANIMALS, 1), ("1.0", ANIMALS, 1),
     ("001", SIGNS, 1), ("1", SIGNS, 1), ("2", SIGNS, 2), ("0", SIGNS, 0), ("10", SIGNS, 3), ("1.0", SIGNS, 1),
     ("1", ["1", "0", "nine"], 0), ("0", ["1", "0", "nine"], 1), ("01", ["1", "01"], 1), ("120000", ["12e4", "a"], 0),
+    ("TRUE", ["true", "false"], 0), (" Cat ", ANIMALS, 0), ("a", ["A", "a"], 1), ("Ü", ["a", "ü "], 1),
     ("stop ", ["stop ", "stop"], 0), ("stop", ["stop ", "stop"], 1), ("stop", ["stop ", "go"], 0)])
 def test_a_label_names_a_class(label, names, number):
     assert number_by_name(label, names) == number
 
 
 @pytest.mark.parametrize("label, names, part", [
-    ("bird", ANIMALS, "'bird' is no class; use one of cat, dog, owl"), ("Cat", ANIMALS, "no class"), ("3", ANIMALS, "no class"),
+    ("bird", ANIMALS, "'bird' is no class (a spreadsheet may have changed it); use one of cat, dog, owl"),
+    ("TRUE", ["true", "True"], "no class"), ("3", ANIMALS, "no class"),
     ("-1", ANIMALS, "no class"), ("1.5", ANIMALS, "no class"), ("3", SIGNS, "'3' is ambiguous"), ("2", ["1", "0", "nine"], "'nine'"),
     ("1", ["1", "01", "a"], "any of the classes 1, 01"), ("4", SIGNS, "no class"), ("nan", ANIMALS, "no class"),
     ("1_0", SIGNS, "no class")])
@@ -31,6 +33,8 @@ def test_where_no_spreadsheet_was_a_number_is_only_a_name():
     for names in (ANIMALS, SIGNS):
         with pytest.raises(ValueError, match="no class"):
             number_by_name("1", names, spreadsheet=False)
+    with pytest.raises(ValueError, match="'Cat' is no class; use"):
+        number_by_name("Cat", ANIMALS, spreadsheet=False)
 
 
 def test_many_classes_are_not_all_listed():

@@ -15,7 +15,7 @@ def made() -> dict:
     return task(IMAGE, "images/0001_0123456789abcdef.png", {"rank": 1}, "cat", .75, "MobileNet 9f")
 
 
-def annotation(*choices: str, by: object = 7, cancelled: bool = False) -> dict:
+def annotation(*choices: object, by: object = 7, cancelled: bool = False) -> dict:
     result = [{"id": "x", "from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [*choices]}}]
     return {"id": 100, "completed_by": by, "was_cancelled": cancelled, "result": result if choices else []}
 
@@ -49,7 +49,7 @@ def test_the_interface_offers_the_classes_whatever_their_names():
 
 def test_an_annotation_is_an_answer_of_its_annotator(tmp_path):
     (answer,) = answers(tmp_path, annotation("dog"))
-    assert answer[1:] == (IMAGE, "dog", "7") and "export.json, task 12, annotation 100" in answer.where
+    assert answer[1:4] == (IMAGE, "dog", "7") and "export.json, task 12, annotation 100" in answer.where
     (answer,) = answers(tmp_path, annotation("dog", by={"id": 9, "email": "a@b.c"}))
     assert answer.annotator == "9"
     assert [each.label for each in answers(tmp_path, annotation("dog"), annotation("owl", by=8))] == ["dog", "owl"]
@@ -61,13 +61,37 @@ def test_a_cancelled_or_empty_annotation_is_an_image_without_a_label(tmp_path, a
 
 
 def test_a_cancelled_annotation_beside_another_does_not_count(tmp_path):
-    assert [each.label for each in answers(tmp_path, annotation("dog", cancelled=True), annotation("owl"))] == ["owl"]
+    first, second = answers(tmp_path, annotation("dog", cancelled=True), annotation("owl"))
+    assert (first.label, first.missing) == ("", "cancelled") and (second.label, second.missing) == ("owl", "")
+
+
+def test_only_choices_of_our_control_count(tmp_path):
+    other = {"from_name": "quality", "to_name": "image", "type": "choices", "value": {"choices": ["blurred"]}}
+    given = annotation("dog")
+    given["result"].insert(0, other)
+    assert [each.label for each in answers(tmp_path, given)] == ["dog"]
+    assert [each.label for each in answers(tmp_path, annotation() | {"result": [other]})] == [""]
+    assert smallest(tmp_path, quality="blurred", label="dog")[0].label == "dog"
+
+
+def test_a_choice_that_is_no_text_is_refused_with_the_task(tmp_path):
+    for call in (lambda: answers(tmp_path, annotation(1)), lambda: smallest(tmp_path, label=[{"choices": [1]}])):
+        message = refusal(call)
+        assert "task 12" in message and "the choice 1 is no text" in message
+
+
+def test_annotations_of_nobody_named_are_of_several_within_a_task_and_of_one_in_two_tasks(tmp_path):
+    by = [each.annotator for each in answers(tmp_path, annotation("dog", by=None), annotation(by=None), annotation("owl", by=None))]
+    assert by[0] == "" and by[2] != ""
+    doubled = [made() | {"id": number, "annotations": [annotation("dog", by=None)]} for number in (1, 2)]
+    (tmp_path / "export.json").write_text(json.dumps(doubled))
+    assert [each.annotator for each in read(tmp_path / "export.json", "labels file")] == ["", ""]
 
 
 def test_json_min_is_read_and_its_own_id_is_not_taken_for_the_images(tmp_path):
     (answer,) = smallest(tmp_path, label="dog", annotator=7)
-    assert answer[1:] == (IMAGE, "dog", "7") and "min.json, task 12" in answer.where
-    assert smallest(tmp_path)[0].label == ""
+    assert answer[1:4] == (IMAGE, "dog", "7") and "min.json, task 12" in answer.where
+    assert smallest(tmp_path)[0].label == smallest(tmp_path, label=None)[0].label == ""
 
 
 def test_several_classes_for_an_image_are_refused_with_the_task(tmp_path):

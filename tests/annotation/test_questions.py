@@ -178,10 +178,10 @@ def test_three_forms_of_the_same_answers_give_the_same_labels(field):
         each |= {"id": number, "annotations": [{"id": number, "completed_by": 1, "was_cancelled": False, "result": [choice]}]}
     Path("to_label/export.json").write_text(json.dumps(tasks))
     answer("to_label", lambda id: "1" if true(id) == "001" else f"'{true(id)}" if true(id)[0] == "=" else true(id))
-    found = [scenario("--labels", path) for path in ("to_label/to_label.csv", "to_label/export.json", "sorted/folders", "sorted")]
+    found = [scenario("--labels", path) for path in ("to_label/to_label.csv", "to_label/export.json", "sorted/folders")]
     labels = [task.oracle.annotate(task.selection.annotated).tolist() for task in found]
-    assert labels == [[CLASSES.index(true(row["id"])) for row in rows]] * 4
-    assert len({task.settings["labels"] for task in found}) == 3  # the last two are the same
+    assert labels == [[CLASSES.index(true(row["id"])) for row in rows]] * 3
+    assert len({task.settings["labels"] for task in found}) == 3
 
 
 def test_missing_labels_are_named_at_once_and_may_be_left_out_with_their_regions(field, capsys):
@@ -223,6 +223,42 @@ def test_a_second_round_asks_for_others_and_knows_what_the_first_gave(field):
     assert second.known.tolist() == expected.tolist() and second.settings["labelled"]
     assert ids(second, second.selection.annotated) == asked and second.budget == 5
     assert "labelled" in refusal(scenario, "--labels", "two/to_label.csv")  # forgotten
+
+
+def test_a_known_image_may_be_removed_between_the_choice_and_its_answers(field, capsys):
+    select("--out", "one")
+    answer("one")
+    select("--out", "two", "--labelled", "one/to_label.csv")
+    answer("two")
+    members = [row["id"] for row in read_rows(Path("one/regions.csv")) if row["is representative"] == "0"]
+    Path("data/signs", members[0]).unlink()
+    flags = ["--labels", "two/to_label.csv", "--labelled", "one/to_label.csv"]
+    task = scenario(*flags)
+    assert members[0] in capsys.readouterr().out and len(task.selection.annotated) == 5
+    with open("one/to_label.csv", "a") as file:
+        file.write("\n")
+    assert "labelled" in refusal(scenario, *flags)  # other answers
+
+
+def test_earlier_rounds_are_the_same_in_any_order_and_others_are_not(field):
+    for name, image in (("a", 50), ("b", 51)):
+        Path(f"{name}.csv").write_text(f"id,label\nfield/{image:03d}.png,001\n")
+    both, again, one = (scenario(*flags).settings["labelled"] for flags in (
+        ["--labelled", "a.csv", "--labelled", "b.csv"], ["--labelled", "b.csv", "--labelled", "a.csv"], ["--labelled", "a.csv"]))
+    assert both == again != one
+
+
+def test_answers_that_no_image_of_a_new_choice_takes_are_named(field, capsys):
+    select("--out", "one", "--solution", "random")
+    answer("one")
+    shutil.copy("one/to_label.csv", "answers.csv")
+    flags = ["--solution", "random", "--manualSeed", "20", "--labels", "answers.csv", "--allow_missing"]
+    task = scenario(*flags)
+    unused = {row["id"] for row in read_rows(Path("answers.csv"))} - ids(task, task.selection.annotated)
+    out = capsys.readouterr().out
+    assert unused and f"answers {len(unused)} images that are not chosen" in out and min(unused) in out
+    named = scenario(*flags, "--manifest", "one")
+    assert named.selection.annotated.size == 5 and "not chosen" not in capsys.readouterr().out
 
 
 def test_a_pool_that_is_labelled_as_a_whole_has_nothing_to_ask(field):
