@@ -2,6 +2,8 @@
 import ctypes
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 
 import torch
@@ -60,6 +62,20 @@ def repeatable() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let layers that draw, such as dropout, draw from a 64-bit seed on the CPU and on `device` (with its index).
+
+    So their draws repeat, and the generators of torch, which belong to the caller, go on as if nothing had been drawn.
+    """
+    others = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(others, device_type=device.type if others else "cuda"):
+        torch.default_generator.manual_seed(seed)
+        for each in others:
+            torch.get_device_module(each).default_generators[each.index].manual_seed(seed)
+        yield
 
 
 def keep_freed_memory() -> None:

@@ -15,7 +15,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
-from hybridrepair.training.finetune import MOMENTUM, Labelled, accuracy, supervised_pass
+from hybridrepair.training.finetune import MOMENTUM, Labelled, accuracy, supervised_pass, trainable
 
 STEPS = (1 / 2, 3 / 4)  # of all epochs, after which the learning rate falls tenfold (100 and 150 of 200)
 WEIGHT_DECAY = 5e-4
@@ -33,11 +33,11 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
     `log` gets a JSON line for each epoch, and `after` its record, those of a training that is gone on with first. args has n_epochs,
     lr, batch_size, manualSeed, save_every (seconds between states) and force, as train_classifier.py parses them. A state of the same
     settings beside `path` is gone on from. Returns the best and the last accuracy on val in percent.
-    UserError where that state is of others, or the loss is not finite.
+    UserError where that state is of others, the loss is not finite, or all of the model is frozen.
     """
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
-    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(trainable(model), args.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, args.save_every, args.force)
     state = kept.state or {"epoch": 0, "best": {"acc": -1.0}, "log": []}
     if kept.state:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base.checkpoint import Kept
-from hybridrepair.base.device import images_at_once
+from hybridrepair.base.device import images_at_once, seeded
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.images.arrays import UNKNOWN
@@ -21,7 +21,7 @@ from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.uncertainty import VIEWS, predict
-from hybridrepair.training.microbatch import counted_once, parts_of, write_views
+from hybridrepair.training.microbatch import counted_once, parts_of, spaced_parts_of, write_views
 
 BATCH = 64
 STEP = BATCH * (2 + VIEWS)  # images that an SSL step trains on
@@ -76,6 +76,14 @@ def micro_batch_of(micro_batch: int | None, height: int, width: int) -> int:
     return micro_batch or images_at_once(STEP, height, width)
 
 
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that can be trained. UserError where all are frozen."""
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not found:
+        raise UserError("no parameter of the model can be trained, all are frozen; call requires_grad_(True) on those that may change")
+    return found
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is that of their label, in percent."""
     return 100 * (logits.argmax(1) == labels).double().mean().item()
@@ -120,10 +128,10 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     order = torch.from_numpy(generator(key(seed, "supervised order", epoch)).permutation(len(labels))).to(labels.device)
     transform = key(seed, "train transform", epoch)
     total, seen = torch.zeros((), device=labels.device), 0
-    for batch in progress(batches(order, size, whole), f"epoch {epoch} supervised"):
+    for step, batch in enumerate(progress(batches(order, size, whole), f"epoch {epoch} supervised"), 1):
         optimizer.zero_grad()
         parts = parts_of(len(batch), micro_batch or len(batch))
-        with counted_once(model, parts):
+        with counted_once(model, parts), seeded(key(seed, "supervised layers", epoch, step), labels.device):
             for part in batch.tensor_split(parts):
                 inputs = flip_and_crop(images[part], transform, number[part], where=number[part] >= 0)
                 loss = smoothed_loss(model(normalise(inputs))[0], labels[part], smoothing)
@@ -165,12 +173,13 @@ def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
     """One step on model inputs [B + V * U, C, H, W]: B with labels [B], then all views of the U unlabelled images known [U].
 
     share and perm int64 [B + V * U] are those of MixUp. More than `micro_batch` rows go through in parts, each of rows at equal
-    distances, so that all kinds of images are in it: only batch norm can tell. Returns the loss, detached.
+    distances, so that all kinds of images are in it, and as many different ones as it has room for: only batch norm can tell.
+    Returns the loss, detached.
     """
     model.train()
     b, total = len(labels), torch.zeros((), device=images.device)
     views = images[b:]
-    parts = parts_of(len(views), micro_batch)
+    parts = spaced_parts_of(len(views), micro_batch)
     with torch.no_grad(), counted_once(model, parts):
         logits = [model(views[part::parts].contiguous(memory_format=torch.channels_last))[0].float() for part in range(parts)]
         probs = torch.empty(len(views), logits[0].shape[1], device=views.device)
@@ -179,7 +188,7 @@ def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
         target = guess(probs.unflatten(0, (-1, len(known))), known)
     targets = torch.cat([F.one_hot(labels, target.shape[1]).float(), target.repeat(len(views) // len(known), 1)])
     optimizer.zero_grad()
-    parts = parts_of(len(images), micro_batch)
+    parts = spaced_parts_of(len(images), micro_batch)
     with counted_once(model, parts):
         for part in range(parts):
             rows = slice(part, None, parts)
@@ -246,8 +255,9 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
             continue
         images[:BATCH] = normalise(flip_and_crop(train.images[x], transform, at))
         write_views(images[BATCH:], pool[u], normalise, augmix, at, micro_batch)
-        losses += ssl_step(model, optimizer, images, train.labels[x], known[u], max(share, 1 - share),
-                           torch.from_numpy(perm).to(device), lam_ul, micro_batch)
+        with seeded(key(seed, "ssl layers", epoch, step), device):
+            losses += ssl_step(model, optimizer, images, train.labels[x], known[u], max(share, 1 - share),
+                               torch.from_numpy(perm).to(device), lam_ul, micro_batch)
         if step < steps:
             after(step, losses)
     return losses / steps, steps * BATCH
@@ -292,9 +302,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     replayed is decided before each pass; without train images SSL sees all the chosen ones instead. The state goes to `kept` after
     each epoch, with what the caller has added to its record and the weights of `unlabelled` as they are by then, and now and then
     within an SSL pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss is no
-    longer finite.
+    longer finite, or all of the model is frozen.
     """
-    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.SGD(trainable(model), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     micro_batch = micro_batch_of(recipe.micro_batch, *train.images.shape[1:3])
     state = kept.state if kept and kept.state else {"records": [], "halfway": None}
     records: list[dict] = state["records"]
@@ -334,8 +344,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
                                epoch, step, total, after, micro_batch)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
         if recipe.estimated_statistics and replay is not None:
-            estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch),
-                                min(STATISTICS_BATCH, micro_batch))
+            with seeded(key(recipe.seed, "statistics layers", epoch), replay.device):
+                estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch),
+                                    min(STATISTICS_BATCH, micro_batch))
         record["seconds"] = spent + time.perf_counter() - start
 
     for epoch in range(len(records) + 1, recipe.epochs + 1):

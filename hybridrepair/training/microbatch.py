@@ -12,6 +12,15 @@ def parts_of(rows: int, micro_batch: int) -> int:
     return max(1, min(-(-rows // micro_batch), rows // 2))
 
 
+def spaced_parts_of(rows: int, micro_batch: int) -> int:
+    """How many parts of rows at equal distances: `parts_of`, made odd.
+
+    Views of one image are a power of two apart, so that an odd number of parts brings as many images into each as it has room for.
+    """
+    parts = parts_of(rows, micro_batch)
+    return parts if parts % 2 else parts + 1 if parts < rows // 2 else parts - 1
+
+
 @contextmanager
 def counted_once(model: nn.Module, parts: int) -> Iterator[None]:
     """Let batch norm's running statistics take in the parts of one batch with the weight of that batch."""

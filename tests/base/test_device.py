@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from hybridrepair.base.device import device_of, on_machine
+from hybridrepair.base.device import device_of, on_machine, seeded
 from hybridrepair.base.errors import UserError
 from hybridrepair.run.flags import Parser, add_machine
 
@@ -113,3 +113,16 @@ def test_compiled_networks_compute_the_same(monkeypatch):
     assert placed("--compile")(x)[0].equal(placed()(x)[0]) and len(calls) == 1
     twin = copy.deepcopy(placed("--compile"))
     assert twin(x)[0].equal(placed()(x)[0]) and twin.state_dict().keys() == placed().state_dict().keys()
+
+
+def test_draws_repeat_for_a_seed_of_64_bits_and_leave_the_generators_as_they_were():
+    devices = [torch.device("cpu")] + [torch.device("cuda", 0)] * torch.cuda.is_available()
+    for device in devices:
+        torch.manual_seed(1)
+        expected = torch.rand(4, device=device)
+        torch.manual_seed(1)
+        found = []
+        for seed in (2 ** 64 - 1, 2 ** 64 - 1, 3):
+            with seeded(seed, device):
+                found.append(torch.rand(4, device=device))
+        assert found[0].equal(found[1]) and not found[0].equal(found[2]) and torch.rand(4, device=device).equal(expected)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridrepair.base.checkpoint import Kept
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
@@ -66,6 +67,13 @@ class Small(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = F.relu(self.norm2(self.conv(self.norm1(x.double())))).flatten(1)
         return self.linear(features), features
+
+
+class Drawing(Small):
+    """With dropout."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(F.dropout(x, 0.3, self.training))
 
 
 def flat(numbers) -> Tensor:
@@ -620,3 +628,65 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_flags(ssl, chosen)
         model.linear.bias[0] = math.nan
     with pytest.raises(UserError, match="not finite after epoch 1 .*--retrain_lr or --lam_ul"):
         tuned(model, Recipe(3), ssl, chosen)
+
+
+# --- layers that draw
+
+def drawn(start: nn.Module, seed: int = 1, kept: Kept | None = None) -> dict[str, Tensor]:
+    """The weights after two epochs of two SSL steps, or of what `kept` has left of them."""
+    model, pool = copy.deepcopy(start), noise(140, seed=2)
+    recipe = Recipe(2, lr=0.01, seed=seed, estimated_statistics=True)
+    list(finetune(model, NORMALISE, noise(130), recipe, noise(10, seed=3), pool=pool.images, known=pool.labels,
+                  unlabelled=Unlabelled(np.ones(140)), kept=kept))
+    return weights_of(model)
+
+
+def test_dropout_repeats_for_a_seed_and_leaves_the_generator_of_torch_as_it_was():
+    start = Drawing()
+    state = torch.get_rng_state()
+    first = drawn(start)
+    assert torch.get_rng_state().equal(state)
+    torch.manual_seed(123)
+    assert same(drawn(start), first)
+    assert not drawn(start, seed=2)["linear.weight"].equal(first["linear.weight"])
+
+
+def test_batches_steps_and_epochs_do_not_drop_the_same(monkeypatch):
+    masks, dropout = [], F.dropout
+    monkeypatch.setattr(F, "dropout", lambda x, p, training: (training and masks.append(dropout(torch.ones(1, 99), p)), x)[1])
+    model, pool = Drawing(), noise(140, seed=2)
+    list(finetune(model, NORMALISE, noise(130), Recipe(2), noise(130, seed=3), pool=pool.images, known=pool.labels,
+                  unlabelled=Unlabelled(np.ones(140))))
+    assert len(masks) >= 2 * (2 + 2 * 2) and len(torch.cat(masks).unique(dim=0)) == len(masks)
+
+
+@pytest.mark.parametrize("last", [2, 4])  # in the midst of the SSL pass of the first epoch, and of the second
+def test_dropout_after_an_interruption_within_an_ssl_pass_is_as_without(tmp_path, monkeypatch, last):
+    start, steps, step = Drawing(), [], module.ssl_step
+    expected = drawn(start)
+
+    def deadly(*given):
+        steps.append(given)
+        if len(steps) == last:
+            raise KeyboardInterrupt
+        return step(*given)
+
+    monkeypatch.setattr(module, "ssl_step", deadly)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(start, kept=Kept(tmp_path / "state.t7", {}, 0))
+    torch.manual_seed(123)
+    kept = Kept(tmp_path / "state.t7", {}, 0)
+    assert kept.state["halfway"]["step"] == 1
+    assert same(drawn(start, kept=kept), expected) and len(steps) == 5
+
+
+# --- frozen weights
+
+def test_frozen_weights_stay_and_a_model_that_is_frozen_altogether_is_told():
+    model = Small()
+    model.conv.requires_grad_(False)
+    before = weights_of(model)
+    tuned(model, Recipe(1))
+    assert model.conv.weight.equal(before["conv.weight"]) and not model.linear.weight.equal(before["linear.weight"])
+    with pytest.raises(UserError, match="all are frozen; call requires_grad_"):
+        tuned(model.requires_grad_(False), Recipe(1))

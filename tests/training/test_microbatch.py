@@ -10,8 +10,18 @@ from torch import Tensor, nn
 from hybridrepair.base.device import images_at_once
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise, views_of
-from hybridrepair.training.finetune import STEP, Labelled, Recipe, Unlabelled, finetune, micro_batch_of, ssl_step, supervised_pass
-from hybridrepair.training.microbatch import counted_once, parts_of, write_views
+from hybridrepair.training.finetune import (
+    BATCH,
+    STEP,
+    Labelled,
+    Recipe,
+    Unlabelled,
+    finetune,
+    micro_batch_of,
+    ssl_step,
+    supervised_pass,
+)
+from hybridrepair.training.microbatch import counted_once, parts_of, spaced_parts_of, write_views
 
 NORMALISE = Normalise([0.5] * 3, [0.25] * 3)
 CLASSES, SIDE = 3, 8
@@ -42,6 +52,29 @@ def noise(n: int, seed: int = 0) -> Labelled:
     (640, 640, 1), (641, 640, 2), (640, 13, 50), (64, 13, 5), (3, 2, 1), (5, 2, 2), (1, 13, 1), (64, 1, 32)])
 def test_parts_have_at_most_the_rows_asked_for_and_two_at_least(rows, micro_batch, parts):
     assert parts_of(rows, micro_batch) == parts
+
+
+@pytest.mark.parametrize("rows", [STEP, STEP - BATCH])  # trained on, and guessed
+def test_a_part_of_rows_at_equal_distances_holds_as_many_images_as_it_has_room_for(rows):
+    assert spaced_parts_of(rows, images_at_once(STEP, 32, 32)) == 1
+    for side in range(33, 513):
+        size = images_at_once(STEP, side, side)
+        parts = spaced_parts_of(rows, size)
+        assert parts <= rows // 2
+        for part in range(parts):
+            held = range(part, rows, parts)
+            images = {row % BATCH for row in held}
+            assert len(images) == min(len(held), BATCH) and 2 <= len(held) <= max(size, 3), side
+
+
+def test_the_parts_of_an_ssl_step_hold_different_images():
+    """A step of 64 images at 64 pixels, of which 10 parts would hold 32 images each, twice."""
+    images = (torch.arange(640) % BATCH).view(-1, 1, 1, 1).expand(-1, 3, SIDE, SIDE).float()
+    model, seen = Plain(), []
+    model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0][:, 0, 0, 0]))
+    ssl_step(model, torch.optim.SGD(model.parameters(), 0.1), images, torch.zeros(BATCH, dtype=torch.int64),
+             torch.full((BATCH,), UNKNOWN), 1.0, torch.arange(640), 100.0, 64)
+    assert len(seen) == 9 + 11 and all(len(part.unique()) == len(part) for part in seen)
 
 
 @pytest.mark.parametrize("side, images", [(8, 640), (32, 640), (33, 601), (64, 160), (224, 13), (4096, 1)])
