@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -158,20 +158,25 @@ def is_state_dict(value: object) -> bool:
 
 def names_in(weights: dict, expected: dict) -> dict[str, str]:
     """The name of each of the weights in a model whose state_dict is `expected`: what wrappers have put before it is dropped."""
-    if weights.keys() == expected.keys():
+    if weights.keys() <= expected.keys():
         return {name: name for name in weights}
     return {name: re.sub(r"^(module\.|_orig_mod\.)+", "", name) for name in weights}
+
+
+def missing_in(names: Collection[str], expected: dict) -> list[str]:
+    """The names in a state_dict `expected` that are not among `names`, but for batch norm's counts: old weights have none."""
+    return [name for name in expected if name not in names and not name.endswith("num_batches_tracked")]
 
 
 def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path | str, name: str | None = None) -> None:
     """Load a state_dict, which was read from `path`, into `model`, called `name`. A prefix of DataParallel or torch.compile is dropped.
 
-    UserError if the weights are not those of this model.
+    Counts of batch norm that it lacks stay as they are in the model. UserError if the weights are not those of this model.
     """
     expected = model.state_dict()
     names = names_in(weights, expected)
     weights = {names[name]: value for name, value in weights.items()}
-    wrong = ([f"{name} is missing" for name in expected if name not in weights]
+    wrong = ([f"{name} is missing" for name in missing_in(weights, expected)]
              + [f"{name} is foreign" for name in weights if name not in expected]
              + [f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}" for name in expected
                 if name in weights and weights[name].shape != expected[name].shape])
@@ -179,7 +184,7 @@ def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path |
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(f"checkpoint {path} does not fit {name or type(model).__name__} for this dataset: {wrong[0]}{more}; "
                         f"check the model, the number of classes and the channels")
-    model.load_state_dict(weights)
+    model.load_state_dict(expected | weights)
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ A bare state_dict, a dict with one in its entry `net`, `state_dict` or `model`, 
 """
 import copy
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,19 @@ class Checkpoint:
                     found = json.loads(found)
                 except ValueError:
                     found = [each.strip() for each in found.split(",")]
-            if isinstance(found, dict):  # name -> index
-                found = sorted(found, key=found.__getitem__)
+            if isinstance(found, dict):
+                found = _in_order(found)
             if isinstance(found, (list, tuple)) and found:
                 return [str(each) for each in found]
         return None
+
+
+def _in_order(classes: dict) -> list:
+    """The names in a dict from index to name, where JSON makes the index a text, or from name to index."""
+    if all(isinstance(index, int) or isinstance(index, str) and index.isdecimal() and isinstance(name, str)
+           for index, name in classes.items()):
+        return [classes[index] for index in sorted(classes, key=int)]
+    return sorted(classes, key=classes.__getitem__)
 
 
 def read(path: Path) -> Checkpoint:
@@ -124,6 +133,9 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
         new.update({name: ours[names[name]].to(value.dtype) for name, value in old.items()})
         return new
 
+    def is_whole(names: Collection[str]) -> bool:
+        return set(names) <= set(ours) and not checkpoint.missing_in(names, ours)
+
     weights = filled(found.weights)
     if path.suffix == SAFETENSORS:
         with checkpoint.atomic(path) as temporary:
@@ -133,5 +145,5 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
     else:
         replaced = {name: value for name, value in others.items() if name in found.content and found.entry == ENTRIES[0]}
         averages = {name: filled(value) for name, value in found.content.items()
-                    if checkpoint.is_state_dict(value) and set(checkpoint.names_in(value, ours).values()) == set(ours)}
+                    if checkpoint.is_state_dict(value) and is_whole(checkpoint.names_in(value, ours).values())}
         checkpoint.save(path, found.content | replaced | averages | {found.entry: weights})

@@ -78,6 +78,20 @@ def test_a_moving_average_of_the_weights_becomes_the_repaired_weights_and_other_
     assert same(new["statistics"], statistics)
 
 
+def test_a_file_without_batch_norm_s_counts_is_written_without_them(tmp_path):
+    source, ours = model().state_dict(), model()
+    del source["bn.num_batches_tracked"]
+    torch.save({"state_dict": source, "state_dict_ema": dict(source)}, tmp_path / "a.pt")
+    found = formats.read(tmp_path / "a.pt")
+    formats.fit(ours, found, "net")
+    with torch.no_grad():
+        ours.conv.bias += 1
+    formats.write(tmp_path / "b.pt", found, ours)
+    new = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert list(new["state_dict"]) == list(new["state_dict_ema"]) == list(source)
+    assert new["state_dict"]["conv.bias"].equal(ours.conv.bias) and new["state_dict_ema"]["conv.bias"].equal(ours.conv.bias)
+
+
 def same(one, other) -> bool:
     """Whether two nested dicts have the same entries in the same order, tensors of the same type and values."""
     if isinstance(one, dict) and isinstance(other, dict):
@@ -141,13 +155,19 @@ def found(**others) -> formats.Checkpoint:
 
 @pytest.mark.parametrize("others", [
     {"classes": ["cat", "dog"]}, {"class_names": ("cat", "dog")}, {"class_to_idx": {"dog": 1, "cat": 0}}, {"classes": "cat, dog"},
-    {"class_names": '["cat", "dog"]'}, {"classes": None, "class_to_idx": '{"dog": 1, "cat": 0}'}])
+    {"class_names": '["cat", "dog"]'}, {"classes": None, "class_to_idx": '{"dog": 1, "cat": 0}'},
+    {"classes": {1: "dog", 0: "cat"}}, {"class_names": '{"1": "dog", "0": "cat"}'}])
 def test_names_of_classes_are_found_and_their_order_is_checked(others):
     assert found(**others).class_names == ["cat", "dog"]
     formats.check_classes(found(**others), ["cat", "dog"])
     assert "class 0 is 'cat' in checkpoint a.pt, but 'dog' in the dataset" in refusal(
         formats.check_classes, found(**others), ["dog", "cat"])
     assert "2 classes" in refusal(formats.check_classes, found(**others), ["cat", "dog", "bird"])
+
+
+def test_numbers_from_ten_on_are_in_their_order_and_names_may_be_numbers():
+    assert found(classes={str(n): f"c{n}" for n in reversed(range(12))}).class_names == [f"c{n}" for n in range(12)]
+    assert found(class_to_idx={"7": 1, "9": 0}).class_names == ["9", "7"]
 
 
 def test_classes_are_not_checked_where_one_side_has_no_names():
