@@ -1,13 +1,15 @@
 """Networks of others under one contract: torchvision:NAME, timm:NAME or FILE.py:FUNCTION, with features found in what they compute.
 
-Whoever names a function in a file runs its code.
+Whoever names a function in a file runs its code. A state_dict holds weights alone: what else a network was built with is that of its
+source. torchvision builds googlenet and inception_v3 with transform_input=True for weights of its own and with False for others, and no
+state_dict tells which; where its weights were fine-tuned, give a FILE.py:FUNCTION that builds the network as it was trained.
 """
 import difflib
 import inspect
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +99,11 @@ def is_head(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
 
 
+def outputs_of(layer: nn.Module) -> int:
+    """How many numbers a layer of those that `is_head` knows gives for each image."""
+    return layer.out_features if isinstance(layer, nn.Linear) else cast(nn.Conv2d, layer).out_channels
+
+
 def pooled(x: Tensor, layer: nn.Module) -> Tensor:
     """The mean over places of what a layer reads: [N, D], [N, places, D] or [N, D, H, W], before linear layers [N, H, W, D]."""
     if x.dim() == 4 and not isinstance(layer, nn.Linear):
@@ -134,10 +141,11 @@ class Featured(nn.Module):
 
 
 def featured(network: nn.Module, name: str, num_classes: int, shape: tuple[int, int, int], layer: str | None = None) -> Featured:
-    """`network` with the features of `layer`, or of the last linear layer that it computes, or 1x1 convolution that gives the classes.
+    """`network` with the features of `layer`, or of the last layer that gives the classes, or else the last linear one.
 
-    That is found by a forward pass of two black images of `shape` (C, H, W), which leaves the network as it was. UserError if the
-    network cannot take such images or be trained on them, does not give [N, num_classes], or has no such layer.
+    One that gives the classes is linear or a 1x1 convolution, with num_classes outputs. It is found by a forward pass of two black
+    images of `shape` (C, H, W), which leaves the network as it was. UserError if the network cannot take such images or be trained on
+    them, does not give [N, num_classes], or has no such layer.
     """
     read: dict[str, Any] = {}  # what each layer was given, in the order of execution
     names = {module: each for each, module in network.named_modules()}
@@ -167,8 +175,9 @@ def featured(network: nn.Module, name: str, num_classes: int, shape: tuple[int, 
     if logits.shape[1] != num_classes:
         raise UserError(f"{name} gives {logits.shape[1]} classes, but the dataset has {num_classes}; build it for {num_classes}")
     modules = dict(network.named_modules())
-    linear = [each for each in read if is_head(modules[each])]
-    candidates = [each for each in linear if isinstance(modules[each], nn.Linear) or modules[each].out_channels == num_classes]
+    heads = [each for each in read if is_head(modules[each]) and outputs_of(modules[each]) == num_classes]
+    others = [each for each in read if isinstance(modules[each], nn.Linear) and each not in heads]
+    candidates = others + heads  # each in the order of execution
     if layer is None:
         if not candidates:
             raise UserError(f"no linear layer was found in {name}; name the one whose input are the features by --feature_layer")

@@ -77,7 +77,7 @@ def add_data(group, root: str) -> None:
 
 
 ARCHITECTURES = (f"architecture: {', '.join(MODELS)}, {FORMS}, which runs the code in that file and calls the function with the "
-                 "number of classes if it takes an argument")
+                 "number of classes if it takes an argument; by their names, googlenet and inception_v3 have transform_input=False")
 
 
 def architecture(text: str) -> str:
@@ -125,7 +125,7 @@ def repair_parser(doc: str) -> Parser:
     add_data(group, "--data_path")
     group.add_argument("--model2test_arch", type=architecture, metavar="NAME", default="MobileNet", help=ARCHITECTURES)
     group.add_argument("--feature_layer", metavar="LAYER", help="layer of a network of others whose input are its features "
-                       "(default: its last linear layer)")
+                       "(default: its last layer that gives the classes)")
     group.add_argument("--model2test_path", metavar="PATH", help="its checkpoint (.t7 .pt .pth .ckpt .safetensors ...), or the folder "
                        "of <arch>_<number>_b.t7 (default: check_point/<dataset>/ckpt_bias)")
     parser.add_of_dataset(group, "--model_number", "model_number", "0, 1, 2: Model A, B, C", type=int, choices=(0, 1, 2))

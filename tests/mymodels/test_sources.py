@@ -184,6 +184,34 @@ def test_the_last_linear_layer_is_the_last_in_execution_and_another_can_be_named
         assert featured(copy.deepcopy(two), "net", 4, (3, 8, 8), layer)(x)[1].equal(expected)
 
 
+class Weighted(nn.Module):
+    """Logits that a layer behind the head weighs."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.conf = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(x.mean((2, 3)))
+        return logits * self.conf(logits).sigmoid()
+
+
+class Parted(nn.Module):
+    """Logits of two layers, none of which gives them all."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.one, self.three = nn.Linear(3, 6), nn.Linear(6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.mean((2, 3)))
+        return torch.cat([self.one(x), self.three(x)], 1)
+
+
+def test_features_are_those_of_the_last_layer_that_gives_the_classes_or_else_of_the_last_linear_one():
+    assert featured(Weighted(), "net", 4, (3, 8, 8)).layer == "head" and featured(Parted(), "net", 4, (3, 8, 8)).layer == "three"
+
+
 def test_what_a_layer_reads_is_pooled_over_places():
     tokens, maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[[1.0, 2.0]], [[5.0, 6.0]]]])  # [1, 2, 2], [1, 2, 1, 2]
     linear, other = nn.Linear(2, 2), nn.Identity()
