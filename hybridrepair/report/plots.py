@@ -1,8 +1,8 @@
 """Plots of a run, as PNG: accuracy per epoch, unsmoothness of failures and others, region sizes, accuracy per class."""
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator
 from torch import Tensor
@@ -12,7 +12,6 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
 
-matplotlib.use("Agg")
 BEFORE, AFTER = "0.6", "tab:blue"
 
 
@@ -44,7 +43,7 @@ def save(path: Path, figure: Figure) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4)) -> tuple[Figure, matplotlib.axes.Axes]:
+def axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4)) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     panel = figure.subplots()
     panel.set(title=title, xlabel=x, ylabel=y)

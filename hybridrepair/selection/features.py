@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hybridrepair.base import checkpoint
+from hybridrepair.base.device import images_at_once
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise
@@ -35,14 +36,15 @@ def keep(cache: Path, features: np.ndarray) -> None:
 def extract(extractor: Extractor, normalise: Normalise, images: Tensor, batch_size: int) -> Tensor:
     """Features float32 [N, D], L2-normalised, of images uint8 [N, H, W, C].
 
-    Kept in a file that is named for the extractor, the images, their shape and the normalisation. UserError where they are not finite.
+    `batch_size` counts images of up to 32x32 pixels. Kept in a file that is named for the extractor, the images, their shape and the
+    normalisation. UserError where they are not finite.
     """
     made_of = [extractor.made_of, checkpoint.digest_of(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist()]
     cache = extractor.folder / f"features_{checkpoint.digest(repr(made_of).encode())}.npy"
     features = kept(cache, len(images))
     if features is None:
         model = extractor.network().eval().to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a stub's gap
-        size, features = min(batch_size, extractor.batch), np.empty((0, 0))
+        size, features = min(images_at_once(batch_size, *images.shape[1:3]), extractor.batch), np.empty((0, 0))
         for begin in progress(range(0, len(images), size), "features"):
             part = extractor.read(model(extractor.prepare(images[begin:begin + size], normalise))).cpu().numpy()
             if not begin:  # filled in place: parts that are joined in the end would be held twice

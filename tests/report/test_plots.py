@@ -1,4 +1,7 @@
 """plots.py: which plots a run leaves, that they can be read, and that they show the numbers computed by hand."""
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +16,7 @@ from hybridrepair.report import plots
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection, nothing
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "dog", "owl"]
 EPOCHS = [{"epoch": 1, "acc": 62.5}, {"epoch": 2, "acc": 87.5}]
 T2 = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
@@ -140,3 +144,20 @@ def test_region_sizes_have_at_most_fifty_bars_which_hold_all_regions(largest, ba
     every, labelled = panel.containers
     assert len(every) == bars and every[0].get_width() == width and every[0].get_x() == 0.5
     assert sum(heights(every)) == 3 and sum(heights(labelled)) == 1
+
+
+# --- the process that it is part of
+
+def test_the_backend_of_who_imports_it_stays_and_plots_are_written_without_a_display(tmp_path):
+    code = """
+import sys, matplotlib
+matplotlib.use("svg")
+import hybridrepair.api
+from hybridrepair.report import plots
+plots.save(plots.Path(sys.argv[1]), plots.region_sizes(plots.np.array([1, 2]), plots.np.array([0])))
+print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
+"""
+    path = tmp_path / "a.png"
+    env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["svg", "False"] and path.stat().st_size > 1000

@@ -1,6 +1,7 @@
 """features.py: features of files in the published layout by the formula, the cache beside them, and errors."""
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,20 @@ def test_features_do_not_depend_on_the_batch_size(path, cached, batch_size):
     cache, expected = cached
     cache.unlink()
     torch.testing.assert_close(extract(encoder(path, "signs"), NORMALISE, IMAGES, batch_size), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("most, sizes", [(100, [4, 4, 1]), (3, [3, 3, 3])])
+def test_larger_images_go_fewer_at_a_time(path, most, sizes):
+    images, seen = IMAGES.repeat(1, 4, 4, 1), []  # 64 pixels a side, 4 times as many as at 32
+    one = replace(encoder(path, "signs"), batch=most)
+
+    def network() -> nn.Module:
+        model = encoder(path, "signs").network()
+        model.register_forward_pre_hook(lambda model, inputs: seen.append(len(inputs[0])))
+        return model
+
+    extract(replace(one, network=network), NORMALISE, images, 16)
+    assert seen == sizes
 
 
 # --- the cache
