@@ -711,7 +711,7 @@ MODEL_FILE = "check_point/small/ckpt_bias/MobileNet_0_b.t7"
 @pytest.mark.parametrize("flags, parts", [
     (["--dataset", "smal"], ["dataset smal is unknown", "cifar10", "digits"]),
     (["--model_number", "1"], ["no model under repair", "MobileNet_1_b.t7", "MODEL_NOS=1 sh train.sh"]),
-    (["--model2test_path", "none.t7"], ["no model under repair none.t7", "train.sh"]),
+    (["--model2test_path", "none.t7"], ["no model under repair none.t7", "correct --model2test_path", "train.sh"]),
     (["--fe", "mocov3"], ["no feature extractor", "DATASET=small PRETRAIN_FE=1 sh train.sh"]),
     (["--fe", "nowhere.pth.tar"], ["no feature extractor nowhere.pth.tar"]),
     (["--p_budget", "0"], ["budget of 0 percent", "more than 0"]),

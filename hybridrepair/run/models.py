@@ -27,8 +27,9 @@ def checkpoint_path(args) -> Path:
     if path.is_dir() or not path.suffix:
         path /= name
     if not path.is_file():
-        raise UserError(f"there is no model under repair {path}; train it with DATASET={args.dataset} MODEL={args.model2test_arch} "
-                        f"MODEL_NOS={args.model_number} sh train.sh, or give --model2test_path")
+        remedy = "correct" if args.model2test_path else "give"
+        raise UserError(f"there is no model under repair {path}; {remedy} --model2test_path, or train it with DATASET={args.dataset} "
+                        f"MODEL={args.model2test_arch} MODEL_NOS={args.model_number} sh train.sh")
     return path
 
 
