@@ -25,8 +25,6 @@ for train in $TRAIN_SEEDS; do
     hybrid "$model" $save/one --p_budget "$BUDGET" --no_replay "$@"
     hybrid "$model" "$save/first_$train" --p_budget "$HALF" "$@"
     first=$(dirname "$save/first_$train"/*/manifest.json)
-    # what the repaired model was trained on is what the model under repair was
-    cp -r "$models/biased_dataset" "$first"
     hybrid "$first/MobileNet_2_b_repaired.t7" "$save/second_$train" --p_budget "$HALF" --labelled "$first/selected.csv" "$@"
 done
 mkdir -p results/digits

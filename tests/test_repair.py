@@ -98,7 +98,7 @@ def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsy
     folder = folder_of(row)
     assert {path.name for path in folder.iterdir()} == {
         "run.json", "selected.csv", "manifest.json", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "region_sizes.png",
-        "unsmoothness.png", "predictions.npz", "report.html"}
+        "unsmoothness.png", "predictions.npz", "report.html", "biased_dataset"}
     record = json.loads((folder / "run.json").read_text())
     assert [each["epoch"] for each in record["epochs"]] == [1, 2]
     assert record["epochs"][-1]["acc"] == pytest.approx(float(row["acc_after"]), abs=1e-3)
@@ -475,6 +475,17 @@ def test_a_biased_set_that_has_to_be_drawn_is_told(field, capsys):
     assert "into mine/biased_dataset/0" in capsys.readouterr().out and not Path("elsewhere/biased_dataset").exists()
     drawn = [np.load(Path(folder) / "biased_dataset/0/train.npy").tolist() for folder in ("mine", "save/small_MobileNet")]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 120
+
+
+def test_a_repaired_model_is_repaired_again_with_the_train_images_of_the_first_time(field):
+    train = Path("check_point/small/ckpt_bias/biased_dataset/0/train.npy")
+    np.save(train, np.load(train)[5:])  # of the user's own
+    run("--solution", "random")
+    folder = folder_of(rows()[0])
+    shutil.rmtree("check_point/small/ckpt_bias/biased_dataset")
+    run("--solution", "random", "--model2test_path", str(folder / "MobileNet_0_b_repaired.t7"), "--save_path", "second")
+    again = np.load(folder_of(rows("second")[0], "second") / "biased_dataset/0/train.npy")
+    assert len(again) == 115 and not (folder / "biased_dataset/0/val.npy").exists()
 
 
 @pytest.mark.parametrize("change", ["a label of T2", "an image of the pool", "mean", "what is replayed"])

@@ -1,4 +1,5 @@
 """The biased sets: what Model A, B and C of a dataset are trained and validated on."""
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ def _weights(labels: np.ndarray, num_classes: int, model_number: int, folder: Pa
     return weights[labels].astype(np.float64)
 
 
-def biased_subset(dataset: Dataset, model_number: int, folder: Path | str) -> dict[str, np.ndarray]:
-    """The train and val images of Model A, B or C (0, 1, 2): {"train": ..., "val": ...}, sorted int64.
+def biased_subset(dataset: Dataset, model_number: int, folder: Path | str, parts: Sequence[str] = ("train", "val")
+                  ) -> dict[str, np.ndarray]:
+    """The images of Model A, B or C (0, 1, 2) in these parts: {"train": ..., "val": ...}, sorted int64.
 
     They index the train and val part, not images, and there are none of a part that is absent. Drawn once without replacement, in
     proportion to the weights, with a seed of their own, and saved as `folder`/<model_number>/train.npy and val.npy; read when there.
@@ -38,6 +40,8 @@ def biased_subset(dataset: Dataset, model_number: int, folder: Path | str) -> di
     folder, subset = Path(folder) / str(model_number), {}
     keep = {"train": DATASETS[dataset.name].keep if dataset.name in DATASETS else KEEP, "val": KEEP}
     for number, part in enumerate(keep):
+        if part not in parts:
+            continue
         path, count = folder / f"{part}.npy", len(dataset.split[part])
         if not count:
             subset[part] = np.empty(0, np.int64)

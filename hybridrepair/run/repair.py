@@ -11,12 +11,12 @@ from hybridrepair.annotation.manifest import NAME as MANIFEST
 from hybridrepair.annotation.manifest import listed, manifest_of
 from hybridrepair.base import checkpoint, formats
 from hybridrepair.base.errors import UserError
-from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN, save
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
 from hybridrepair.run import output
 from hybridrepair.run.models import recipe_of
-from hybridrepair.run.scenario import Scenario
+from hybridrepair.run.scenario import BIASED, Scenario
 from hybridrepair.run.settings import annotates, semi_supervised
 from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
@@ -204,6 +204,8 @@ def write(task: Scenario, results: output.Run, outcome: Outcome) -> None:
     path = task.checkpoint_path
     formats.write(results.folder / f"{path.stem}_repaired{path.suffix}", task.models.found, outcome.model,
                   acc=outcome.epochs[-1]["acc"], epoch=len(outcome.epochs), settings=results.identity)
+    if len(task.replayable):  # beside the repaired model, which may be repaired again
+        save(results.folder / BIASED / str(task.args.model_number) / "train.npy", task.replayable)
     output.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
                                                     "epochs": outcome.epochs, **output.environment(task.device)})
     results.write_row(outcome.row)

@@ -28,24 +28,18 @@ from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training.finetune import Labelled
+from mymodels.sources import is_foreign
+
+BIASED = "biased_dataset"  # folder of the indices of what each model was trained and validated on
 
 
-def biased_folder(args, model: Path) -> Path:
-    """The folder of the biased sets: beside the model under repair, or else where train.sh puts them.
-
-    Where neither has the set of this model number, that is drawn among the results, and a line says so: beside a model of others, which
-    may stand beside further ones, it would be taken for theirs.
-    """
+def biased_folder(args, model: Path) -> Path | None:
+    """The folder of the biased sets: beside the model under repair, or else where train.sh puts them; None where neither has them."""
     number = str(args.model_number)
-    beside = model.parent / "biased_dataset"
-    for folder in (beside, checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", number).parent):
+    for folder in (model.parent / BIASED, checkpoint.place(args.dataset, "ckpt_bias", BIASED, number).parent):
         if (folder / number / "train.npy").is_file():
             return folder
-    drawn = settings.save_path_of(args) / "biased_dataset"
-    if not (drawn / number / "train.npy").is_file():
-        print(f"there is no {beside / number / 'train.npy'} to tell what the model was trained on: drawn as for a model of train.sh, "
-              f"into {drawn / number}", flush=True)
-    return drawn
+    return None
 
 
 class Scenario:
@@ -161,10 +155,23 @@ class Scenario:
 
     @cached_property
     def replayable(self) -> np.ndarray:
-        """What the model under repair was trained on, indices int64 into the train part; none where nothing is to be replayed."""
+        """What the model under repair was trained on, indices int64 into the train part; none where nothing is to be replayed.
+
+        Where nothing tells, all of it for a network of others; for one of ours it is drawn as train.sh would, among the results, and a
+        line says so: beside the model, where further ones may stand, it would be taken for theirs.
+        """
         if self.args.no_replay:
             return np.empty(0, np.int64)
-        return biased_subset(self.dataset, self.args.model_number, biased_folder(self.args, self.checkpoint_path))["train"]
+        folder = biased_folder(self.args, self.checkpoint_path)
+        if folder is None and is_foreign(self.args.model2test_arch):
+            return np.arange(len(self.dataset.split["train"]))
+        if folder is None:
+            folder, number = settings.save_path_of(self.args) / BIASED, str(self.args.model_number)
+            if not (folder / number / "train.npy").is_file():
+                missing = self.checkpoint_path.parent / BIASED / number / "train.npy"
+                print(f"there is no {missing} to tell what the model was trained on: drawn as for a model of train.sh, into "
+                      f"{folder / number}", flush=True)
+        return biased_subset(self.dataset, self.args.model_number, folder, ["train"])["train"]
 
     @cached_property
     def normalise(self) -> Normalise:
