@@ -10,9 +10,9 @@
 
 Images are uint8 [N, H, W, C] or [N, C, H, W], or float of the same shapes in [0, 1]; or a torch Dataset that gives such images, or
 PIL images, alone or as (image, label). `model` takes what mean and std make of them, [N, C, H, W], and returns logits, or a tuple of
-which they are the first; its features are the input of its last linear layer, or of `feature_layer`. Further settings are the flags
-of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`, `manualSeed=20`); features are the model's own unless `fe` names
-others, and tau and weights are those of repair.sh.
+which they are the first; its features are the input of the last layer that gives the classes, or of `feature_layer`. Further settings
+are the flags of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`, `manualSeed=20`); features are the model's own
+unless `fe` names others, and tau and weights are those of repair.sh.
 Features of a pretrained network are kept in check_point/field/features; nothing else is written.
 Whatever cannot be used raises hybridrepair.base.errors.UserError.
 """
@@ -251,7 +251,7 @@ class ModelsInMemory(Models):
 def under_contract(model: nn.Module, shape: tuple[int, ...], layer: str | None) -> tuple[nn.Module, int]:
     """A copy of the module that returns (logits, features) for images of `shape` (H, W, C), and its number of classes.
 
-    Features are the input of `layer`, without one of the last linear layer. UserError if it has none.
+    Features are the input of `layer`, without one of the last layer that gives the classes. UserError if it has none.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"the model is a {type(model).__name__}; give a torch module")
