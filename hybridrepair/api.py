@@ -44,7 +44,7 @@ from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.training import baseline
 from hybridrepair.training.finetune import Labelled
-from mymodels.sources import featured
+from mymodels.sources import featured, logits_of
 
 PARTS = ("train", "T2", "pool")
 GREY = {"1", "L"}  # of PIL images: those that have one channel
@@ -263,7 +263,7 @@ def under_contract(model: nn.Module, shape: tuple[int, ...], layer: str | None) 
     except Exception as error:  # a module raises anything where it cannot take its input
         raise UserError(f"the model cannot take images of {channels} x {height} x {width} (channels, height, width; "
                         f"{reason_of(error)})") from error
-    logits = outputs[0] if isinstance(outputs, (tuple, list)) else getattr(outputs, "logits", outputs)
+    logits = logits_of(outputs)
     n_classes = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim else 0
     return featured(model, type(model).__name__, n_classes, (channels, height, width), layer), n_classes
 
@@ -282,7 +282,7 @@ def dataset_of(pool: np.ndarray, parts: dict[str, tuple[np.ndarray, np.ndarray] 
         labels.append(numbers)
         split[part], end = np.arange(end, end + len(array)), end + len(array)
     if mean is None or std is None:
-        measured = mean_std(next(array for array in images if len(array)) if len(images[0]) else pool)
+        measured = mean_std(images[0] if parts["train"] else pool)
         mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
     if not (len(mean) == len(std) == pool.shape[3] and 0 <= min(mean) <= max(mean) <= 1 and 0 < min(std) <= max(std) <= 1):
         raise UserError(f"mean {list(mean)} and std {list(std)} are not {pool.shape[3]} numbers each, one a channel, of pixels in "

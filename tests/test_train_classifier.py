@@ -233,7 +233,7 @@ def test_a_run_leaves_the_model_its_accuracy_and_epoch_and_the_biased_sets(root,
     content = checkpoint.load(whole / FILE)
     assert set(content) == {"net", "acc", "epoch", "settings"} and 1 <= content["epoch"] <= EPOCHS
     tiny, model = data.load("tiny", root), create(MODEL, 3)
-    checkpoint.load_weights(model, whole / FILE)
+    checkpoint.fit(model, checkpoint.load(whole / FILE), whole / FILE)
     val = tiny.split["val"][np.load(whole / "biased_dataset/0/val.npy")]
     images, labels = (torch.from_numpy(part[val]) for part in (tiny.images, tiny.labels))
     assert len(val) == 12

@@ -98,7 +98,7 @@ def answered(dataset: Dataset, path: Path, manifest: Manifest | None) -> tuple[n
     annotator or by nobody named, and images without a majority.
     """
     path, pool = answers.given(path), dataset.split["pool"]
-    found = answers.read(path, dataset, manifest.ids if manifest else [])
+    found, is_csv = answers.read(path, dataset, manifest.ids if manifest else []), answers.is_csv(path)
     wanted = [answer.image for answer in found if isinstance(answer.image, Identity)]
     place = places(dataset, pool, [*(manifest.images if manifest else []), *wanted])
     place_of_index = {index: place for place, index in enumerate(pool.tolist())}
@@ -120,14 +120,14 @@ def answered(dataset: Dataset, path: Path, manifest: Manifest | None) -> tuple[n
             why[at] = f" ({short(answer.where)}: {answer.missing})"
         if answer.label.strip():
             try:
-                number = number_by_name(answer.label, dataset.class_names, answers.is_csv(path))
+                number = number_by_name(answer.label, dataset.class_names, is_csv)
             except ValueError as error:
                 raise UserError(f"{answer.where}: {error}") from error
             given.setdefault(at, []).append((answer, number))
     labels = np.full(len(pool), UNKNOWN, dtype=np.int64)
     ties = []
     for at, votes in given.items():
-        labels[at] = majority(votes, id_of(dataset, pool[at]), dataset.class_names, answers.is_csv(path))
+        labels[at] = majority(votes, id_of(dataset, pool[at]), dataset.class_names, is_csv)
         if labels[at] == UNKNOWN:
             ties.append(f"image {id_of(dataset, pool[at])} " + " ".join(
                 f"({short(answer.where)}: {dataset.class_names[number]})" for answer, number in votes))

@@ -41,4 +41,3 @@ def builder(name: str) -> Callable:
     if not callable(made):
         raise UserError(f"{path} has no function {function!r}; give FILE.py:FUNCTION with one that it defines")
     return made
-

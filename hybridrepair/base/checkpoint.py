@@ -133,11 +133,6 @@ class Kept:
         self.path.unlink(missing_ok=True)
 
 
-def load_weights(model: nn.Module, path: Path | str) -> dict:
-    """Read the checkpoint `path` and `fit` the model to it; returns its other entries."""
-    return fit(model, load(path), path)
-
-
 def fit(model: nn.Module, content: dict, path: Path | str) -> dict:
     """Load the state_dict in the entry `net` of `content`, which was read from `path`, into `model`; returns the other entries.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
@@ -128,7 +127,7 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
     """
     ours = checkpoint.weights_of(model)
 
-    def filled(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def filled(old: dict[str, Tensor]) -> dict[str, Tensor]:
         names, new = checkpoint.names_in(old, ours), copy.copy(old)  # of its own type, in its own order
         new.update({name: ours[names[name]].to(value.dtype) for name, value in old.items()})
         return new

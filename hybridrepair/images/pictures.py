@@ -32,9 +32,10 @@ def eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # these two hold 16 bits in it
         raise ValueError("whole numbers of 32 bits or with a sign, whose white is not known: save it with 8 or 16 bits")
-    bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # TIFF's BitsPerSample: cameras write 12 too
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(258, (16,))[0]  # TIFF's BitsPerSample: cameras write 12 too
     white = 2 ** bits - 1
-    if getattr(image, "tag_v2", {}).get(262) == 0:  # PhotometricInterpretation: 0 is white, as scanners of films write
+    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white, as scanners of films write
         values = white - values
     return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
 

@@ -46,15 +46,20 @@ class Evidence:
     tile_file: np.ndarray  # paths of their files, or "", str [K]
     tiles: np.ndarray  # uint8 [K, h, w, 3], h and w of TILE or less
 
+    @property
+    def selection(self) -> Selection:
+        """What was annotated, and who takes the labels."""
+        return Selection(self.annotated, self.region, self.source)
+
     def members(self, order: int) -> np.ndarray:
         """The pool images that took the label of the annotated image number `order`, the most unsmooth first, int64."""
         image = self.annotated[order]
-        taken = np.flatnonzero((self.source == image) & (np.arange(len(self.source)) != image))
+        taken = np.flatnonzero((self.source == image) & self.selection.propagated)
         return taken[np.argsort(-self.unsmoothness[taken], kind="stable")] if len(self.unsmoothness) else taken
 
     def regions(self) -> list[int]:
         """Those of the annotated images that others took the label of, in the order of choice, as many as are shown."""
-        sources = np.unique(self.source[(self.source != UNKNOWN) & (self.source != np.arange(len(self.source)))])
+        sources = np.unique(self.source[self.selection.propagated])
         return np.flatnonzero(np.isin(self.annotated, sources))[:REGIONS].tolist()
 
     def changed(self, right_after: bool) -> np.ndarray:

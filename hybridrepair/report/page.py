@@ -128,15 +128,12 @@ def run_part(record: dict, seen: Evidence, folder: Path) -> dict:
 def pool_part(record: dict, seen: Evidence) -> dict:
     """How many images of the pool were annotated, took a label, and were used without; and how many of these labels are right."""
     result, answered = record["result"], seen.answers != UNKNOWN
-    labels = np.full(len(seen.source), UNKNOWN)
-    labels[seen.annotated] = seen.answers
-    source = np.where(seen.source == UNKNOWN, 0, seen.source)
-    taken = (seen.source != UNKNOWN) & (seen.source != np.arange(len(seen.source)))
+    labels, taken = seen.selection.labels(seen.answers), seen.selection.propagated
     judged = taken & (seen.pool_truth != UNKNOWN)
     return {"n": len(seen.source), "annotated": len(seen.annotated), "unlabelled": result.get("n_unlabelled") or 0,
             "wrong": int((seen.predicted[seen.annotated] != seen.answers)[answered].sum()), "answered": int(answered.sum()),
             "propagated": int(taken.sum()), "known": result.get("n_known") or 0, "judged": int(judged.sum()),
-            "right": int((labels[source] == seen.pool_truth)[judged].sum()), "tau": result.get("tau")}
+            "right": int((labels == seen.pool_truth)[judged].sum()), "tau": result.get("tau")}
 
 
 def accuracy(right: np.ndarray) -> dict:

@@ -142,15 +142,9 @@ def right(pool: Pool, labels: np.ndarray, where: np.ndarray) -> float | None:
     return 100 * float((labels == truth)[judged].mean()) if judged.any() else None
 
 
-def propagated(selection: Selection) -> np.ndarray:
-    """Which pool images take another's label, bool [N]."""
-    return (selection.source != UNKNOWN) & (selection.source != np.arange(len(selection.source)))
-
-
 def propagation(pool: Pool, selection: Selection, labels: np.ndarray) -> tuple[int, float | None]:
     """How many images took another's label, and how many percent of those labels are true; None where no truth is known."""
-    taken = propagated(selection)
-    return int(taken.sum()), right(pool, labels, taken)
+    return int(selection.propagated.sum()), right(pool, labels, selection.propagated)
 
 
 def environment(device: torch.device) -> dict:

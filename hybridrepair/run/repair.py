@@ -104,7 +104,7 @@ class Training:
         """answers int64 [B] are the labels of the annotated images."""
         pool = task.pool
         self.task, self.solution = task, SOLUTIONS[task.args.solution]
-        new, self.propagated = selection.labels(answers), output.propagated(selection)
+        new, self.propagated = selection.labels(answers), selection.propagated
         self.labels = np.where(new == UNKNOWN, task.known, new)
         self.n_known = int((self.labels != UNKNOWN).sum() - (new != UNKNOWN).sum())
         self.n_propagated, self.propagation_acc = output.propagation(pool, selection, new)
@@ -126,10 +126,8 @@ class Training:
         self.n_unlabelled = int(((weights > 0) & (self.labels == UNKNOWN)).sum())
 
     def digest(self) -> str:
-        """What tells the data of this training from another's: images and labels of all parts that it uses."""
-        task, pool = self.task, self.task.pool
-        return checkpoint.digest_of(task.train.images, task.train.labels, task.judged.images, task.judged.labels, pool.images,
-                                    torch.from_numpy(self.labels))
+        """What tells this training from another of the same run: the labels of the pool; the identity of a run knows all else."""
+        return checkpoint.digest(self.labels)
 
     def trust(self, unsmoothness: Tensor) -> np.ndarray:
         """Weights float64 [N] of unlabelled images from their unsmoothness [N] as it is now, within the location mask."""

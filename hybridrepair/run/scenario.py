@@ -107,7 +107,7 @@ class Scenario:
         which = "ABC"[self.args.model_number] if self.args.model2test_path is None else f"of {self.checkpoint_path}"
         return f"{self.args.model2test_arch} {which} on {self.args.dataset}"
 
-    @property
+    @cached_property
     def settings(self) -> dict:
         made = settings.settings_of(self.args, self.dataset, self.extractor, self.data, self.weights)
         return made | settings.resolution(self.dataset)

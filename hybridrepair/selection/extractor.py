@@ -47,10 +47,9 @@ def extractor_of(fe: str, dataset: str) -> Extractor | None:
     if fe.startswith(TIMM):
         return pretrained(fe, timm_network(fe.removeprefix(TIMM)), kept)
     if is_builder(fe):
+        build = builder(fe)
         try:
-            network = builder(fe)()
-        except UserError:
-            raise
+            network = build()
         except Exception as error:  # the user's code may raise anything
             raise UserError(f"{fe} cannot build its network ({reason_of(error)}); it is called without arguments") from error
         return pretrained(f"builder:{Path(fe).name}", network, kept, file_of(fe).read_bytes())

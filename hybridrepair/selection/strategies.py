@@ -242,6 +242,11 @@ class Selection(NamedTuple):
         answer_of[self.annotated] = answers
         return np.where(self.source == UNKNOWN, UNKNOWN, answer_of[self.source])
 
+    @property
+    def propagated(self) -> np.ndarray:
+        """Which pool images take another's label, bool [N]."""
+        return (self.source != UNKNOWN) & (self.source != np.arange(len(self.source)))
+
     def only(self, kept: np.ndarray) -> "Selection":
         """The selection of those annotated images that kept bool [B] says; who took another's label takes none."""
         annotated = self.annotated[kept]
