@@ -1,5 +1,6 @@
 #!/bin/sh
-# Sets up, checks style and types, and runs every test; flags are passed on to pytest: sh test.sh -k scripts
+# Sets up, checks style and types, and runs the tests; flags are passed on to pytest: sh test.sh -k scripts
+#   sh test.sh --all    the long ones too: many kills, many damaged files, large pools
 cd "$(dirname "$0")" || exit
 set -eu
 REQUIREMENTS="requirements.txt extras/models.txt requirements-dev.txt"

@@ -19,6 +19,17 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the long tests too: many kills, many damaged files, large pools")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long: run by --all"))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Weights and random tensors of each test, whichever tests run before it."""
