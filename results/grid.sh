@@ -1,0 +1,45 @@
+#!/bin/sh
+# Runs the cells of the table of results on a CPU, those that tell most first, and goes on where it was stopped.
+#   sh results/grid.sh                                  until all cells are done: days
+#   MINUTES=120 MODEL=resnet18 epoch=100 sh results/grid.sh --precision bfloat16
+# The rows of what is done are copied to results/<dataset>/<NAME>.csv after each cell. Flags are passed on to the trainings and the repairs.
+cd "$(dirname "$0")/.." || exit
+set -eu
+. ./setup.sh
+MINUTES=${MINUTES:-1000000}                              # after which no cell goes on; its state is kept
+PARTS=${PARTS:-cifar10:0 cifar10:1 gtsrb:0 gtsrb:1}      # datasets and Models
+MODEL=${MODEL:-MobileNet}                                # of all cells
+FE=${FE:-examples/efficientnet_lite0.py:build}           # features of regions
+NAME=${NAME:-$MODEL}                                     # of the copies of the rows
+export MODEL epoch="${epoch:-}"                          # epochs of the models under repair; empty: as published
+end=$(($(date +%s) + MINUTES * 60))
+
+stop() {
+    echo "$MINUTES minutes are over; the same command goes on"
+    exit 0
+}
+
+cell() { # dataset:number, solution, seed; flags
+    dataset=${1%:*} number=${1#*:} solution=$2 seed=$3 status=0
+    shift 3
+    left=$((end - $(date +%s)))
+    [ "$left" -gt 0 ] || stop
+    script=baseline.sh features=model2test
+    [ "$solution" != hybrid ] || script=repair.sh features=$FE
+    # a training and a repair, under one limit
+    DATASET=$dataset SOLUTION=$solution FE=$features timeout --kill-after=300 "$left" sh -c '
+        set -e; number=$1 seed=$2 script=$3; shift 3
+        MODEL_NOS=$number sh train.sh --if_missing "$@"
+        MODEL_NO=$number RANDOM_SEED=$seed exec sh "$script" "$@"' - "$number" "$seed" "$script" "$@" || status=$?
+    [ "$status" != 124 ] || stop
+    [ "$status" = 0 ] || exit "$status"
+    mkdir -p "results/$dataset"
+    cp "save/${dataset}_$MODEL/results.csv" "results/$dataset/$NAME.csv"
+}
+
+for part in $PARTS; do
+    for seed in 10 20 30; do
+        for solution in hybrid mcp random coreset typiclust; do cell "$part" "$solution" "$seed" "$@"; done
+    done
+    for solution in margin entropy gini badge SSLRandom SSLConsistency SSLConsistency-Imp; do cell "$part" "$solution" 10 "$@"; done
+done
