@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
 from hybridrepair.images import data
@@ -83,6 +83,7 @@ def main(args) -> None:
                 "images": checkpoint.digest(images), "mean": dataset.mean, "std": dataset.std, **rounding(args)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
+        states.forget(contrastive.state_path(path), settings)
         return
 
     path.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made ends it now, not after the training

@@ -7,7 +7,7 @@
 Prints a line an epoch, and at last the accuracy on T2 before and after; hybridrepair/run/output.py says what is left in
 --save_path. A run that is in results.csv already is not done again.
 """
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, states
 from hybridrepair.base.errors import run
 from hybridrepair.report import tracking
 from hybridrepair.run import output
@@ -31,8 +31,8 @@ def main(args) -> None:
     results = output.Run(task)
     with checkpoint.locked(results.folder, wait=False) as ours:
         done = results.find()
-        if done and not args.force:
-            results.state.unlink(missing_ok=True)  # left where the end came between the row and this
+        if done and not args.force and not results.state.exists():  # a state: the end came between the row and its removal
+            states.remove(results.state)
             print(f"done already, in {results.results}: {results.folder.name}")
             print(output.headline(*(float(done[name]) if done[name] else None for name in ("acc_before", "acc_after")), task.judged_on))
         elif not ours:

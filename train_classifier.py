@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
 from hybridrepair.images import data
@@ -72,6 +72,7 @@ def main(args) -> None:
                 **of_code(args.model)}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
+        states.forget(classifier.state_path(path), settings)
         return
     train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
     torch.manual_seed(args.manualSeed)

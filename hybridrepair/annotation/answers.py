@@ -6,6 +6,7 @@ from hybridrepair.annotation import label_studio, sorted_images, spreadsheet
 from hybridrepair.annotation.answer import Answer
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import is_temporary
 from hybridrepair.base.text import text_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity, id_of
@@ -107,5 +108,5 @@ def digest_of(path: Path) -> str:
     path = given(path)
     if not path.is_dir():
         return checkpoint.digest(path.read_bytes())
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_temporary(file.name))
     return checkpoint.digest(*(part for file in files for part in (os.fsencode(file.relative_to(path)), b"\0", file.read_bytes())))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.files import write_json
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of, places
@@ -20,6 +21,7 @@ from hybridrepair.selection.strategies import Selection
 TOLD = ("seed", "mean", "std")  # settings of a choice that may change before it is answered
 NAME = "manifest.json"
 FORMAT = "hybridrepair questions 1"
+UNFINISHED = {"format": FORMAT, "unfinished": True}
 
 
 class Origin(NamedTuple):
@@ -51,7 +53,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         content = {"format": FORMAT, "origin": self.origin._asdict(), "images": self.images, "regions": self.regions,
                    "members": self.members}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
@@ -63,11 +65,27 @@ class Manifest:
                 return None
             if form != FORMAT:
                 raise UserError(f"{path} is of the format {form}, and this version reads {FORMAT}; use the version that wrote it")
+            if "unfinished" in content:
+                raise UserError(f"the images to be labelled beside {path} are not all there, since their writing was interrupted; call "
+                                "selection.py again")
             images = [Identity(*each) for each in content["images"]]
             members = [[Identity(*each) for each in region] for region in content["members"]]
             return cls(images, content["regions"], members, Origin(**content["origin"]), path)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is no whole manifest ({reason_of(error)}); take the one that selection.py wrote") from error
+
+
+def begin(path: Path) -> None:
+    """Put in the place of a manifest that the questions in its folder are being replaced."""
+    write_json(path, UNFINISHED)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether the questions in the folder of `path` were to be replaced, and are not all there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == UNFINISHED
+    except (OSError, ValueError):
+        return False
 
 
 def manifest_of(dataset: Dataset, selection: Selection, origin: Origin) -> Manifest:

@@ -6,7 +6,6 @@
 """
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hybridrepair.annotation.answers import QUESTIONS
 from hybridrepair.annotation.manifest import Manifest
 from hybridrepair.annotation.spreadsheet import protected
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import is_temporary, remove_leftovers, sync, temporary_of
 from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.pictures import rgb
@@ -34,7 +34,8 @@ SHOWN_BY_BROWSERS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
 def refuse_to_replace(folder: Path, force: bool) -> None:
     """UserError where the folder holds anything, unless `force` and it holds questions of ours."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    empty = not folder.exists() or folder.is_dir() and all(is_temporary(path.name) for path in folder.iterdir())
+    if empty or manifest.is_unfinished(folder / manifest.NAME):
         return
     if not (folder.is_dir() and (folder / manifest.NAME).is_file() and Manifest.read(folder / manifest.NAME)):
         raise UserError(f"{folder} is there already and holds other things; give another folder")
@@ -46,17 +47,33 @@ def refuse_to_replace(folder: Path, force: bool) -> None:
 def write(folder: Path, pool: Pool, selection: Selection, made: Manifest, formats: list[str], model: str) -> None:
     """Write the folder as a whole or not at all; `model` names what predicted. UserError for images that no file can hold."""
     folder = folder.absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(folder)
     temporary.mkdir(parents=True)
+    remove_leftovers(folder.parent)
     try:
         write_into(temporary, pool, selection, made, formats, model)
-        for old in [path for pattern in OURS for path in folder.glob(pattern)]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        folder.mkdir(exist_ok=True)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.name == manifest.NAME):  # last: where it is, all is
-            file.rename(folder / file.name)
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        if folder.exists():
+            replace(folder, temporary)
+        else:
+            temporary.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace(folder: Path, made: Path) -> None:
+    """Move the files of the folder `made` into `folder`, in place of older ones of ours; others stay.
+
+    The manifest comes last, and none that tells of whole questions is there meanwhile.
+    """
+    manifest.begin(folder / manifest.NAME)
+    for old in [path for pattern in OURS for path in folder.glob(pattern) if path.name != manifest.NAME]:
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for file in sorted(made.iterdir(), key=lambda file: file.name == manifest.NAME):
+        file.rename(folder / file.name)
+    sync(folder)
 
 
 def write_into(folder: Path, pool: Pool, selection: Selection, made: Manifest, formats: list[str], model: str) -> None:

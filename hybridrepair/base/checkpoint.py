@@ -3,8 +3,8 @@ import fcntl
 import hashlib
 import os
 import re
-import time
-from collections.abc import Callable, Collection, Iterator
+import zipfile
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import atomic
 
 FOLDERS = "check_point", "checkpoint"  # of all checkpoints: ours, and that of the published code
+OTHER_SETTINGS = "give its settings or another folder, or replace it by --force"
 
 
 def place(*parts: str) -> Path:
@@ -26,19 +28,6 @@ def place(*parts: str) -> Path:
 def beside(path: Path, other: Path) -> Path:
     """`path`, or its name in the folder `other` where it neither is nor can be made."""
     return path if path.exists() or os.access(next(each for each in path.parents if each.exists()), os.W_OK) else other / path.name
-
-
-@contextmanager
-def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; it replaces `path` when the block ends well, else it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,6 +59,7 @@ def load(path: Path | str) -> dict:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; give the path of a file, or train one with train.sh")
     try:
+        check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; all mean that the file is not what it should be
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -78,12 +68,20 @@ def load(path: Path | str) -> dict:
             raise UserError(f"checkpoint {path} cannot be read without running code: it holds {held}, not tensors and plain values "
                             "alone; load it where it was made, and save its weights by torch.save(model.state_dict(), PATH)") from error
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise UserError(f"checkpoint {path} cannot be read: it is truncated, or no file of torch.save ({type(error).__name__}: "
+        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or no file of torch.save ({type(error).__name__}: "
                         f"{reason}); make it anew or give another file") from error
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a dict; save the weights by "
                         "torch.save(model.state_dict(), PATH)")
     return content
+
+
+def check_sums(path: Path) -> None:
+    """ValueError where a part of a zip file, as torch.save writes it, is not what its CRC-32 tells: torch.load takes it as it is."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise ValueError(f"{changed} does not have its checksum")
 
 
 def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
@@ -99,38 +97,20 @@ def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
         if force:
             return None
         raise UserError(f"{error}, or replace it by --force") from error
-    found = content.get("settings")
-    if found == settings:
+    differ = difference(content.get("settings"), settings)
+    if not differ:
         return content
     if force:
         return None
-    differ = ", ".join(f"{name} {found.get(name, 'not given')} instead of {settings.get(name, 'not given')}"
-                       for name in settings | found if found.get(name) != settings.get(name)) if isinstance(found, dict) else ""
-    raise UserError(f"{path} exists and was made with {differ or 'unknown settings'}; give its settings or another folder, or replace "
-                    "it by --force")
+    raise UserError(f"{path} exists and was made with {differ}; {OTHER_SETTINGS}")
 
 
-class Kept:
-    """The state of a training in `path`, from which the same command goes on: made with `settings`, and written now and then.
-
-    UserError where the file was made with other settings or is damaged, unless `force` replaces it.
-    """
-
-    def __init__(self, path: Path, settings: dict, every: float, force: bool = False):
-        self.path, self.settings, self.every = path, settings, every
-        self.state = made_with(path, settings, force)
-        self.written = time.perf_counter()
-
-    def save(self, state: Callable[[], dict], due: bool = False) -> None:
-        """Write the state that the function gives, at once or, with `due`, only where `every` seconds have passed since the last."""
-        if due and time.perf_counter() - self.written < self.every:
-            return
-        save(self.path, {"settings": self.settings, **state()})
-        self.written = time.perf_counter()
-
-    def remove(self) -> None:
-        """Remove the file: what it was for is finished."""
-        self.path.unlink(missing_ok=True)
+def difference(found: object, settings: dict) -> str:
+    """How the settings that were found differ from those given, in words; "" where they are equal."""
+    if not isinstance(found, dict):
+        return "unknown settings"
+    return ", ".join(f"{name} {found.get(name, 'not given')} instead of {settings.get(name, 'not given')}"
+                     for name in settings | found if found.get(name) != settings.get(name))
 
 
 def fit(model: nn.Module, content: dict, path: Path | str) -> dict:

@@ -138,7 +138,8 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
     weights = filled(found.weights)
     if path.suffix == SAFETENSORS:
         with checkpoint.atomic(path) as temporary:
-            _safetensors(path).torch.save_file(weights, temporary, found.metadata or None)
+            # not its save_file, whose error on a full disk is none of Python's
+            temporary.write_bytes(_safetensors(path).torch.save(weights, found.metadata or None))
     elif found.entry is None:
         checkpoint.save(path, weights)
     else:

@@ -1,6 +1,5 @@
 """Rows of CSV files that this project writes: dicts of texts."""
 import csv
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,5 +20,3 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())

@@ -3,7 +3,6 @@
     <save_path>/results.csv                        a row for each run
     <save_path>/0_hybrid_1_10_<settings>/          model number, solution, budget in percent, seed, digest of the settings
 """
-import json
 import platform
 import resource
 import sys
@@ -102,11 +101,6 @@ class Run:
 
     def _is(self, row: dict[str, str]) -> bool:
         return all(row.get(name) == value for name, value in self.identity.items())
-
-
-def write_json(path: Path, content: dict) -> None:
-    with checkpoint.atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def answered(path: Path) -> bool:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from hybridrepair.annotation.manifest import NAME as MANIFEST
 from hybridrepair.annotation.manifest import listed, manifest_of
-from hybridrepair.base import checkpoint, formats
+from hybridrepair.base import checkpoint, formats, states
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import write_json
 from hybridrepair.images.arrays import UNKNOWN, save
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
@@ -38,16 +39,16 @@ class Outcome:
 def repair(task: Scenario, results: output.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
     tracked = Tracking(task.args.report_to, results.folder, results.identity | vars(task.args))
-    outcome = perform(task, lambda data: checkpoint.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
+    outcome = perform(task, lambda data: states.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
                                                          task.args.force), tracked.log)
     write(task, results, outcome)
     tracked.finish(outcome.row)
     page.leave(results.folder)
-    results.state.unlink(missing_ok=True)
+    states.remove(results.state)
     print_end(task, results, outcome)
 
 
-def perform(task: Scenario, state_of: Callable[[str], checkpoint.Kept | None],
+def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
             log: Callable[[dict], None] = lambda record: None) -> Outcome:
     """Repair the model of a scenario, printing as it goes; `state_of` gives the state to go on from for the digest of the data.
 
@@ -143,7 +144,7 @@ class Training:
                 "guess_acc_trusted": output.right(self.task.pool, guess, trusted),
                 "guess_acc_propagated": output.right(self.task.pool, guess, self.propagated)}
 
-    def run(self, model: nn.Module, kept: checkpoint.Kept | None, log: Callable[[dict], None]) -> list[dict]:
+    def run(self, model: nn.Module, kept: states.Kept | None, log: Callable[[dict], None]) -> list[dict]:
         """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, printed and told to `log`."""
         task, pool = self.task, self.task.pool
         labelled = torch.from_numpy(np.flatnonzero(self.labels != UNKNOWN)).to(task.device)
@@ -204,7 +205,7 @@ def write(task: Scenario, results: output.Run, outcome: Outcome) -> None:
                   acc=outcome.epochs[-1]["acc"], epoch=len(outcome.epochs), settings=results.identity)
     if len(task.replayable):  # beside the repaired model, which may be repaired again
         save(results.folder / BIASED / str(task.args.model_number) / "train.npy", task.replayable)
-    output.write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
+    write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
                                                     "epochs": outcome.epochs, **output.environment(task.device)})
     results.write_row(outcome.row)
     evidence.save(results.folder / page.PREDICTIONS, evidence.of(

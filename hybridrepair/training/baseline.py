@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, states
 from hybridrepair.images.augment import Normalise
 from hybridrepair.training.finetune import Labelled, Recipe, finetune
 
@@ -25,19 +25,21 @@ def path_of(model: Path, settings: dict) -> Path:
 def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, recipe: Recipe, settings: dict,
          accuracy_of: Callable[[nn.Module], float | None]) -> None:
     """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept."""
+    state = path.with_suffix(".partial.t7")
     if path.exists():
         content = checkpoint.load(path)
         if content.get("settings") == settings:
             checkpoint.fit(model, content, path)
+            states.forget(state, settings)
             return
-    kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, every=0, force=True)  # a damaged state is of no use
+    kept = states.Kept(state, settings, every=0, force=True)  # damaged states are of no use
     train_on(model, normalise, train, recipe, kept)
     checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": accuracy_of(model), "epoch": recipe.epochs,
                            "settings": settings})
     kept.remove()
 
 
-def train_on(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, kept: checkpoint.Kept | None = None) -> None:
+def train_on(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, kept: states.Kept | None = None) -> None:
     """Fine-tune `model` in place on its own train set, without label smoothing, printing a line an epoch."""
     nothing = Labelled(train.images[:0], train.labels[:0])
     print(f"fine-tuning the model under repair on its own train set, {len(train.labels)} images", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
@@ -26,6 +26,11 @@ def learning_rate(epoch: int, epochs: int, highest: float) -> float:
     return highest * 0.1 ** sum(epoch - 1 >= step * epochs for step in STEPS)
 
 
+def state_path(path: Path) -> Path:
+    """Where the state of the training of `path` lies."""
+    return path.with_suffix(".partial.t7")
+
+
 def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict,
           log: Path, after: Callable[[dict], None] = lambda record: None) -> dict[str, float]:
     """Train `model` on labelled images and save its best epoch on val, with the settings that made it, as `path`.
@@ -38,7 +43,7 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
     optimizer = torch.optim.SGD(trainable(model), args.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    kept = checkpoint.Kept(path.with_suffix(".partial.t7"), settings, args.save_every, args.force)
+    kept = states.Kept(state_path(path), settings, args.save_every, args.force)
     state = kept.state or {"epoch": 0, "best": {"acc": -1.0}, "log": []}
     if kept.state:
         model.load_state_dict(state["model"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise
@@ -70,6 +70,11 @@ def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tens
     return 100 * (votes.argmax(1) == labels).double().mean().item()
 
 
+def state_path(path: Path) -> Path:
+    """Where the state of the training of `path` lies."""
+    return path.with_name(path.name.replace(".", ".partial.", 1))
+
+
 def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor, Tensor], args, path: Path, settings: dict) -> None:
     """Train `model` on uint8 images [N, H, W, C] and save it, with the settings that made it, as `path`.
 
@@ -79,7 +84,7 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
-    kept = checkpoint.Kept(path.with_name(path.name.replace(".", ".partial.", 1)), settings, args.save_every, args.force)
+    kept = states.Kept(state_path(path), settings, args.save_every, args.force)
     state, judged = kept.state, len(known[1]) > 1
     if state:
         model.load_state_dict(state.pop("model"))

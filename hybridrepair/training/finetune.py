@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridrepair.base.checkpoint import Kept
 from hybridrepair.base.device import images_at_once, seeded
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
+from hybridrepair.base.states import Kept
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.data import Dataset

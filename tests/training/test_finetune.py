@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridrepair.base.checkpoint import Kept
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.states import Kept
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
 from hybridrepair.training import finetune as module

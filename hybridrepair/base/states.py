@@ -1,0 +1,108 @@
+"""States of trainings, from which the same command goes on: the newest and the one before it, each proof against damage."""
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hybridrepair.base import checkpoint
+from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import atomic
+
+SEAL = b"\nhybridrepair state 1, SHA-256 "  # ends the file of a state, with the hex digits of all before it
+CHUNK = 2 ** 20  # bytes of a file that are read together
+
+
+def states_of(path: Path) -> tuple[Path, Path]:
+    """Where the states of a training lie: the newest one, in `path`, and the one before it."""
+    return path, path.with_name(f"{path.name}.before")
+
+
+def seal_of(path: Path, size: int) -> bytes:
+    """What ends the file of a state: the seal of its first `size` bytes."""
+    made = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(min(CHUNK, size)):
+            made.update(part)
+            size -= len(part)
+    return SEAL + made.hexdigest().encode()
+
+
+def read_state(path: Path) -> dict:
+    """The content of a state. UserError if the file is not, to the last bit, what was written."""
+    try:
+        size = path.stat().st_size - len(SEAL) - 64
+        with open(path, "rb") as file:
+            file.seek(max(size, 0))
+            whole = size > 0 and file.read() == seal_of(path, size)
+    except OSError:  # of a damaged disk
+        whole = False
+    if not whole:
+        raise UserError(f"{path} cannot be read: it is damaged, or a state of another version")
+    return checkpoint.load(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the states of a training: what they were for is finished."""
+    for each in states_of(path):
+        each.unlink(missing_ok=True)
+
+
+def forget(path: Path, settings: dict) -> None:
+    """Remove the states with these settings, whose training is finished: it may have been killed before it could itself."""
+    for each in filter(Path.exists, states_of(path)):
+        try:
+            if read_state(each).get("settings") == settings:
+                each.unlink(missing_ok=True)
+        except UserError:  # who goes on from it is told
+            continue
+
+
+class Kept:
+    """The state of a training in `path`, from which the same command goes on: made with `settings`, and written now and then.
+
+    The one before it is kept as well: where the newest is damaged, a line says so and `state` is that. None where there is none.
+    UserError where they are of other settings, or all are damaged, unless `force`, with a line too, begins anew.
+    """
+
+    def __init__(self, path: Path, settings: dict, every: float, force: bool = False):
+        self.path, self.settings, self.every = path, settings, every
+        self.state: dict | None = None
+        self.sound = False  # whether the newest is one to go back to
+        problem, remedy = "", "begin anew by --force"
+        for each in filter(Path.exists, states_of(path)):
+            try:
+                content = read_state(each)
+            except UserError as error:
+                problem = problem or str(error)
+                continue
+            differ = checkpoint.difference(content.get("settings"), settings)
+            if differ:
+                problem, remedy = f"{each} exists and was made with {differ}", checkpoint.OTHER_SETTINGS
+            else:
+                self.state, self.sound = content, each == path
+            break
+        if problem and self.state is None and not force:
+            raise UserError(f"{problem}; {remedy}")
+        if problem:
+            print(f"{problem}; {'going on from the state before it' if self.state else 'begun anew'}", flush=True)
+        self.written = time.perf_counter()
+
+    def save(self, state: Callable[[], dict], due: bool = False) -> None:
+        """Write the state that the function gives, at once or, with `due`, only where `every` seconds have passed since the last."""
+        if due and time.perf_counter() - self.written < self.every:
+            return
+        newest, before = states_of(self.path)
+        with atomic(newest, before if self.sound else None) as temporary:
+            with open(temporary, "wb") as file:  # given a path, torch would write its name into the file
+                torch.save({"settings": self.settings, **state()}, file)
+            seal = seal_of(temporary, temporary.stat().st_size)
+            with open(temporary, "ab") as file:
+                file.write(seal)
+        self.sound = True
+        self.written = time.perf_counter()
+
+    def remove(self) -> None:
+        """Remove the states: what they were for is finished."""
+        remove(self.path)
