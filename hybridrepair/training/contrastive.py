@@ -89,6 +89,7 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
     if state:
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
+        state["settings"] = settings  # equal, but of other objects, which a pickle can tell
         print(f"going on after epoch {state['epoch']}, from {kept.path}")
     else:
         state = {"settings": settings, "epoch": 0, "knn": {}}

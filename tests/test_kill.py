@@ -1,0 +1,323 @@
+"""Killed at any moment, the same command goes on, and ends to the last byte as if nothing had happened.
+
+Each entry runs in a forked process, which needs no second import of torch, and is killed by itself at a chosen moment, or from
+outside after a random time.
+"""
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import pretrain_moco
+import repair
+import selection
+import train_classifier
+from hybridrepair.annotation import questions
+from hybridrepair.base import errors, files
+from hybridrepair.base.files import is_temporary
+from hybridrepair.base.rows import read_rows
+from hybridrepair.training import contrastive, finetune
+from mymodels.moco import ARCHITECTURES
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be forked")
+Moment = Callable[[pytest.MonkeyPatch], Any]  # puts in place what kills the process
+
+MODEL = '''
+from torch import nn
+
+def build(classes=4):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                         nn.Dropout(0.1), nn.Linear(32, classes))
+'''
+DATA = ["--dataset", "tiny", "--manualSeed", "3", "--device", "cpu"]
+REPAIR = [*DATA, "--data_path", "data", "--model2test_arch", "tiny.py:build", "--model_number", "1", "--fe", "model2test",
+          "--p_budget", "5"]
+# 2 SSL steps in each of 2 epochs, of which each saves a state in its midst and one at its end
+COMMANDS: dict[str, tuple[ModuleType, list[str]]] = {
+    "train_classifier": (train_classifier, [*DATA, "--data_root", "data", "--model", "tiny.py:build", "--class_weight", "1",
+                                            "--n_epochs", "3", "--batch_size", "16", "--lr", "0.1", "--save_every", "0"]),
+    "pretrain_moco": (pretrain_moco, [*DATA, "--data_root", "data", "--arch", "resnet18", "--dim", "4", "--mlp_dim", "8",
+                                      "--n_images", "32", "--batch_size", "16", "--n_epochs", "3", "--save_every", "0"]),
+    "selection": (selection, REPAIR),
+    "questions": (selection, [*REPAIR, "--out", "to_label", "--format", "folders", "label-studio"]),
+    "questions_again": (selection, [*REPAIR, "--out", "asked", "--format", "folders", "--force"]),
+    "repair": (repair, [*REPAIR, "--auto_tao", "--u_weight", "--retrain_epoch", "2", "--retrain_lr", "0.01", "--save_every", "0"]),
+}
+
+
+class Thin(nn.Module):
+    """A block of a ResNet that has batch norm alone."""
+    expansion = 1
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None, *more):
+        super().__init__()
+        self.downsample, self.norm = downsample or nn.Identity(), nn.BatchNorm2d(planes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.downsample(x)).relu()
+
+
+def picture(figure: Figure, file: Any, **more) -> None:
+    if isinstance(file, Path):
+        file.write_bytes(b"a picture")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """What takes the time of all else: the large ResNets, and drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "resnet18", (Thin, (1, 1, 1, 1)))
+        patch.setattr(Figure, "savefig", picture)
+        yield
+
+
+# --- moments
+
+def die(*args, **more) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at(module: Any, name: str, call: int, fits: Callable[..., bool] = lambda *args, **more: True,
+       last: Callable[..., object] = die, after: bool = False) -> Moment:
+    """At the n-th call of a function whose arguments fit, or after it; `last` is called then."""
+    def put(patch: pytest.MonkeyPatch) -> None:
+        genuine, calls = getattr(module, name), []
+
+        def deadly(*args, **more):
+            calls.extend([1] if fits(*args, **more) else [])
+            here = fits(*args, **more) and len(calls) == call
+            if here and not after:
+                last(*args, **more)
+            made = genuine(*args, **more)
+            if here:
+                last(*args, **more)
+            return made
+
+        patch.setattr(module, name, deadly)
+    return put
+
+
+def inside(name: str, n: int = 1) -> Moment:
+    """While a file of that name is written for the n-th time: half of it is there."""
+    def tear(path: Path) -> None:
+        os.truncate(path, path.stat().st_size // 2)
+        die()
+    return at(files, "sync", n, lambda path: is_temporary(path.name) and path.name.startswith(f".{name[:24]}."), tear)
+
+
+def before(name: str, n: int = 1) -> Moment:
+    """When a file is written for the n-th time, and has not got its name yet."""
+    return at(os, "replace", n, lambda source, target: Path(target).name == name)
+
+
+def after(name: str, n: int = 1) -> Moment:
+    """When a file has got its name for the n-th time."""
+    return at(os, "replace", n, lambda source, target: Path(target).name == name, after=True)
+
+
+STATE, MODEL_STATE, MOCO_STATE = "repair.partial.t7", "tiny_build_1_b.partial.t7", "checkpoint.partial.pth.tar"
+MOMENTS: dict[str, dict[str, list[Moment]]] = {
+    "repair": {
+        "inside_a_state": [inside(STATE, 3)], "before_a_state": [before(STATE, 2)], "between_two_states": [after(f"{STATE}.before", 2)],
+        "at_the_end_of_an_epoch": [after(STATE, 2)], "inside_the_selection": [inside("selected.csv")],
+        "inside_the_row": [inside("results.csv")], "after_the_row": [after("results.csv")], "inside_the_model": [inside(
+            "tiny_build_1_b_repaired.t7")], "twice_in_an_epoch": [at(finetune, "ssl_step", 2), at(finetune, "ssl_step", 1)],
+        "in_the_baseline": [at(finetune, "smoothed_loss", 2)], "in_the_supervised_pass": [at(finetune, "smoothed_loss", 4)],
+        "before_the_report": [before("report.html")]},
+    "train_classifier": {
+        "at_the_end_of_an_epoch": [after(MODEL_STATE)], "inside_a_state": [inside(MODEL_STATE, 2)],
+        "before_a_state": [before(MODEL_STATE, 2)],
+        "inside_the_log": [inside("tiny_build_1_seed3.jsonl", 2)], "after_the_log": [after("tiny_build_1_seed3.jsonl", 3)],
+        "inside_the_model": [inside("tiny_build_1_b.t7")], "after_the_model": [after("tiny_build_1_b.t7")],
+        "twice_in_an_epoch": [at(finetune, "smoothed_loss", 6), at(finetune, "smoothed_loss", 2)]},
+    "pretrain_moco": {
+        "twice_in_an_epoch": [at(contrastive, "pair", 4), at(contrastive, "pair", 2)], "at_the_end_of_an_epoch": [after(MOCO_STATE)],
+        "inside_a_state": [inside(MOCO_STATE, 2)], "before_a_state": [before(MOCO_STATE, 2)],
+        "inside_the_model": [inside("checkpoint.pth.tar")], "after_the_model": [after("checkpoint.pth.tar")]},
+    "selection": {
+        "inside_the_selection": [inside("selected.csv")], "before_the_selection": [before("selected.csv")],
+        "after_the_selection": [after("selected.csv")], "inside_the_biased_set": [inside("train.npy")],
+        "twice": [before("selected.csv"), inside("selected.csv")]},
+    "questions": {
+        "before_the_folder": [at(Path, "rename", 1)], "after_the_folder": [at(Path, "rename", 1, after=True)],
+        "inside_the_rows": [inside("to_label.csv")], "inside_the_manifest": [inside("manifest.json")],
+        "twice": [at(Path, "rename", 1), at(questions, "sync", 5)]},
+    "questions_again": {
+        "between_its_files": [at(Path, "rename", 2)], "before_the_manifest": [at(Path, "rename", 5)],
+        "after_the_note": [after("manifest.json", 2)], "within_the_old": [at(Path, "unlink", 4)],
+        "twice": [at(Path, "rename", 2), at(Path, "rename", 3)]},
+}
+CHOSEN = [(name, moment) for name in MOMENTS for moment in MOMENTS[name]]
+ORDINARY = [*(("repair", moment) for moment in ("inside_a_state", "before_a_state", "at_the_end_of_an_epoch", "inside_the_row",
+                                                "after_the_row", "twice_in_an_epoch")),
+            ("train_classifier", "after_the_log"), ("pretrain_moco", "before_a_state"), ("selection", "inside_the_selection"),
+            ("questions", "before_the_folder"), ("questions_again", "between_its_files")]
+
+
+# --- runs
+
+def start(name: str, folder: Path, moment: Moment = lambda patch: None) -> int:
+    """The process of a command in a folder, which dies at the moment, if that comes."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        signal.alarm(300)  # rather than hang
+        os.chdir(folder)
+        sys.stdout = sys.stderr = open(folder / "out.txt", "a")
+        entry, flags = COMMANDS[name]
+        with pytest.MonkeyPatch.context() as patch:
+            args = entry.parse_args(flags)
+            moment(patch)
+            errors.run(entry.main, args)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def end_of(process: int) -> int:
+    """The exit status, or less than 0 the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def without_time(record: dict) -> dict:
+    return {name: value for name, value in record.items() if "seconds" not in name}
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """All that commands have left in a folder, by its path, without what tells of time and memory."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")):
+        name = path.relative_to(folder).as_posix()
+        if path.name == "run.json":
+            run = json.loads(path.read_text())
+            found[name] = {"args": run["args"], "settings": run["settings"], "result": without_time(run["result"]),
+                           "epochs": [without_time(epoch) for epoch in run["epochs"]]}
+        elif path.suffix == ".jsonl":
+            found[name] = [without_time(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.name == "results.csv":
+            found[name] = [without_time(row) for row in read_rows(path)]
+        elif path.name not in ("report.html", "out.txt"):  # the report tells seconds
+            found[name] = path.read_bytes()
+        else:
+            found[name] = path.exists()
+    return found
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory) -> Path:
+    """A folder with handwritten 0s to 3s, a tiny network, what it was trained on, its weights, and questions."""
+    folder = tmp_path_factory.mktemp("ready")
+    digits = load_digits(n_class=4)
+    (folder / "data/tiny").mkdir(parents=True)
+    np.save(folder / "data/tiny/images.npy", np.rint(digits.images[:270, :, :, None] * (255 / 16)).astype(np.uint8).repeat(3, axis=3))
+    np.save(folder / "data/tiny/labels.npy", digits.target[:270].astype(np.int64))
+    (folder / "data/tiny/dataset.json").write_text(json.dumps(
+        {"split": {"train": [0, 80], "val": [80, 100], "T2": [100, 140], "pool": [140, 270]}, "classes": list("abcd")}))
+    (folder / "tiny.py").write_text(MODEL)
+    assert end_of(start("train_classifier", folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ready, tmp_path_factory) -> Callable[[str], tuple[dict, float]]:
+    """What a command leaves that nothing disturbs, and its seconds, by its name."""
+    known: dict[str, tuple[dict, float]] = {}
+
+    def of(name: str) -> tuple[dict, float]:
+        if name not in known:
+            folder = begun(name, ready, tmp_path_factory.mktemp(name) / "whole")
+            begin = time.perf_counter()
+            assert end_of(start(name, folder)) == 0, (folder / "out.txt").read_text()
+            known[name] = left(folder), time.perf_counter() - begin
+        return known[name]
+    return of
+
+
+def begun(name: str, ready: Path, folder: Path) -> Path:
+    """A copy of what a command starts from."""
+    shutil.copytree(ready, folder)
+    (folder / "out.txt").unlink()
+    if name == "train_classifier":
+        shutil.rmtree(folder / "check_point")
+        shutil.rmtree(folder / "save")
+    if name == "questions_again":
+        entry, flags = COMMANDS[name]
+        assert end_of(start("questions", folder)) == 0
+        (folder / "to_label").rename(folder / "asked")
+        (folder / "asked/export.json").write_text("[]")
+    return folder
+
+
+def finish(name: str, folder: Path, expected: dict) -> None:
+    """Call the command until it ends, which must leave what is expected and nothing else."""
+    assert end_of(start(name, folder)) == 0, (folder / "out.txt").read_text()
+    found = left(folder)
+    assert found.keys() == expected.keys()
+    assert [path for path in found if found[path] != expected[path]] == []
+
+
+def killed_at(name: str, moments: list[Moment], ready: Path, undisturbed, folder: Path) -> None:
+    expected, _ = undisturbed(name)
+    begun(name, ready, folder / "killed")
+    for moment in moments:
+        assert end_of(start(name, folder / "killed", moment)) == -signal.SIGKILL
+    finish(name, folder / "killed", expected)
+
+
+def killed_after(name: str, moments: int, ready: Path, undisturbed, folder: Path) -> None:
+    """Kill the command at random moments of its time, each time anew; where it ends before, another moment is drawn."""
+    expected, seconds = undisturbed(name)
+    draw, died = random.Random(13), 0
+    for moment in range(5 * moments):
+        here = begun(name, ready, folder / str(moment))
+        process = start(name, here)
+        time.sleep(draw.uniform(0, seconds))
+        os.kill(process, signal.SIGKILL)
+        died += end_of(process) == -signal.SIGKILL
+        finish(name, here, expected)
+        if died == moments:
+            return
+    raise AssertionError(f"killed {died} times alone")
+
+
+@pytest.mark.parametrize("name, moment", ORDINARY)
+def test_killed_at_a_chosen_moment_a_command_ends_as_if_it_had_not_been(name, moment, ready, undisturbed, tmp_path):
+    killed_at(name, MOMENTS[name][moment], ready, undisturbed, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name, moment", [each for each in CHOSEN if each not in ORDINARY])
+def test_killed_at_any_chosen_moment_a_command_ends_as_if_it_had_not_been(name, moment, ready, undisturbed, tmp_path):
+    killed_at(name, MOMENTS[name][moment], ready, undisturbed, tmp_path)
+
+
+def test_killed_at_random_moments_a_repair_ends_as_if_it_had_not_been(ready, undisturbed, tmp_path):
+    killed_after("repair", 2, ready, undisturbed, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_at_twenty_random_moments_a_command_ends_as_if_it_had_not_been(name, ready, undisturbed, tmp_path):
+    killed_after(name, 20, ready, undisturbed, tmp_path)
