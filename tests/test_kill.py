@@ -151,7 +151,7 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
         "inside_the_model": [inside("checkpoint.pth.tar")], "after_the_model": [after("checkpoint.pth.tar")]},
     "selection": {
         "inside_the_selection": [inside("selected.csv")], "before_the_selection": [before("selected.csv")],
-        "after_the_selection": [after("selected.csv")], "inside_the_biased_set": [inside("train.npy")],
+        "after_the_selection": [after("selected.csv")],
         "twice": [before("selected.csv"), inside("selected.csv")]},
     "questions": {
         "before_the_folder": [at(Path, "rename", 1)], "after_the_folder": [at(Path, "rename", 1, after=True)],
@@ -164,7 +164,7 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
 }
 CHOSEN = [(name, moment) for name in MOMENTS for moment in MOMENTS[name]]
 ORDINARY = [*(("repair", moment) for moment in ("inside_a_state", "before_a_state", "at_the_end_of_an_epoch", "inside_the_row",
-                                                "after_the_row", "twice_in_an_epoch")),
+                                                "after_the_row", "twice_in_an_epoch", "in_the_baseline")),
             ("train_classifier", "after_the_log"), ("pretrain_moco", "before_a_state"), ("selection", "inside_the_selection"),
             ("questions", "before_the_folder"), ("questions_again", "between_its_files")]
 
@@ -271,8 +271,9 @@ def begun(name: str, ready: Path, folder: Path) -> Path:
 
 
 def finish(name: str, folder: Path, expected: dict) -> None:
-    """Call the command until it ends, which must leave what is expected and nothing else."""
-    assert end_of(start(name, folder)) == 0, (folder / "out.txt").read_text()
+    """Call the command again, which must leave what is expected and nothing else."""
+    whole = name == "questions" and (folder / "to_label").exists()  # it came at once, and nothing is written over questions
+    assert end_of(start(name, folder)) == (2 if whole else 0), (folder / "out.txt").read_text()
     found = left(folder)
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []

@@ -14,6 +14,7 @@ from torch import nn
 import pretrain_moco
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
+from hybridrepair.base.states import Kept
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
 from hybridrepair.training import contrastive
@@ -30,7 +31,8 @@ pretrain_moco.ARCHITECTURES["resnet18"] = (pretrain_moco.ARCHITECTURES["resnet18
 replace, states = os.replace, []
 
 def replace_or_die(temporary, path):
-    states.append(path)
+    if str(temporary).endswith(".tmp"):
+        states.append(path)
     if len(states) == 2:  # as if killed while it writes the state after epoch 2
         os.truncate(temporary, 100_000)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -297,7 +299,7 @@ def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, 
     died = subprocess.run(killed, cwd=Path(pretrain_moco.__file__).parent)
     assert died.returncode == -signal.SIGKILL
     names = {path.name for path in (folder / "out").iterdir()}
-    assert PARTIAL in names and len(names) == 2 and FINAL not in names  # the other is what was written when it died
+    assert f"{PARTIAL}.before" in names and len(names) == 2 and FINAL not in names  # the other is what was written when it died
     undisturbed = checkpoint.load(whole / "out" / FINAL)
     for more in ([], ["--force"]):
         begun = shutil.copytree(folder, folder.with_name("begun" + "".join(more)))
@@ -325,7 +327,11 @@ def test_a_second_call_does_nothing(complete, capsys, monkeypatch):
     ("--precision", "bfloat16", "precision not given instead of bfloat16"),
 ])
 def test_a_file_of_other_settings_is_refused_and_kept(complete, capsys, name, flag, value, message):
-    path = (complete / "out" / FINAL).rename(complete / "out" / name)
+    path = complete / "out" / name
+    if name == PARTIAL:
+        settings = checkpoint.load(complete / "out" / FINAL)["settings"]
+        (complete / "out" / FINAL).unlink()
+        Kept(path, settings, 0).save(dict)
     before = path.read_bytes()
     error = refusal(complete, capsys, flag, *([value] if value else []))
     assert str(path) in error and message in error and "--force" in error and path.read_bytes() == before

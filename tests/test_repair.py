@@ -26,6 +26,7 @@ from conftest import write_small
 from hybridrepair.annotation.oracle import budget_of
 from hybridrepair.base import checkpoint, errors
 from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base.states import states_of
 from hybridrepair.base.text import text_of
 from hybridrepair.report import page
 from hybridrepair.run import output
@@ -569,42 +570,6 @@ def killed(name: str, call: int, *flags: str) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-def told(folder: Path) -> dict[str, object]:
-    """All that a run leaves, without what it says of time and memory."""
-    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".csv", ".t7", ".png")}
-    record = json.loads((folder / "run.json").read_text())
-    epochs = [{name: value for name, value in each.items() if "seconds" not in name} for each in record["epochs"]]
-    return content | {"epochs": epochs, "result": {name: value for name, value in record["result"].items() if "seconds" not in name}}
-
-
-@pytest.mark.parametrize("kills", [
-    [("ssl_step", 2)], [("ssl_step", 4)], [("ssl_step", 6)], [("ssl_step", 2), ("ssl_step", 1), ("ssl_step", 3)],
-    [("smoothed_loss", 1)], [("smoothed_loss", 3)], [("write_selected", 1)]],
-    ids=lambda kills: "_".join(f"{name}_{call}" for name, call in kills))
-def test_a_repair_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(field, kills, whole_repair, capsys):
-    for kill in kills:
-        killed(*kill, *RESUMED)
-    run(*RESUMED)
-    out = capsys.readouterr().out
-    assert ("going on after epoch" in out) == (kills != [("smoothed_loss", 1)])  # a supervised pass is not saved in its midst
-    assert told(folder_of(rows()[0])) == whole_repair
-    assert not list(field.rglob("*.partial.t7"))
-
-
-RESUMED = ["--auto_tao", "--save_every", "0"]  # 2 or 3 supervised batches and 3 SSL steps in each of 2 epochs
-
-
-@pytest.fixture(scope="module")
-def whole_repair(trained, tmp_path_factory) -> dict:
-    """What an undisturbed repair leaves."""
-    folder = tmp_path_factory.mktemp("whole")
-    shutil.copytree(trained, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run(*RESUMED)
-        return told(folder_of(rows()[0]))
-
-
 def test_without_an_unlabelled_image_left_a_killed_repair_goes_on_too(field, capsys):
     killed("smoothed_loss", 4, "--solution", "SSLRandom", "--p_budget", "100")  # in the second epoch, of supervised passes alone
     run("--solution", "SSLRandom", "--p_budget", "100")
@@ -620,20 +585,11 @@ def test_other_data_make_another_run_and_a_damaged_state_is_named_and_replaced_b
     run(*flags)
     assert "going on" not in capsys.readouterr().out and state.exists() and len(rows()) == 1
     np.save("data/small/labels.npy", labels)
-    state.write_bytes(state.read_bytes()[:1000])
+    for each in states_of(state):
+        each.write_bytes(each.read_bytes()[:1000])
     assert "cannot be read" in refused(capsys, *flags)
     run(*flags, "--force")
     assert len(rows()) == 2 and not state.exists()
-
-
-def test_a_baseline_that_was_killed_goes_on_and_is_the_same(field):
-    (path,) = baselines()
-    whole = path.read_bytes()
-    path.unlink()
-    killed("smoothed_loss", 2, "--solution", "random")  # in its second epoch: of 120 images or fewer one batch is whole
-    assert [each.name.endswith(".partial.t7") for each in baselines()] == [True]
-    run("--solution", "random")
-    assert path.read_bytes() == whole and len(baselines()) == 1
 
 
 # --- annotators

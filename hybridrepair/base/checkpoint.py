@@ -49,8 +49,17 @@ def locked(path: Path | str, wait: bool = True) -> Iterator[bool]:
 
 def save(path: Path | str, content: dict) -> None:
     """Write a dict of tensors and plain values to `path`; equal contents make equal files."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would write its name into the file
-        torch.save(content, file)
+    with atomic(path) as temporary:
+        write(temporary, content)
+
+
+def write(path: Path, content: dict) -> None:
+    """What torch.save makes of a dict. OSError where there is no room."""
+    with open(path, "wb") as file:  # given a path, torch would write its name into the file
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # its own, on top of the one that tells why
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load(path: Path | str) -> dict:

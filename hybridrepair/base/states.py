@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
@@ -95,8 +93,7 @@ class Kept:
             return
         newest, before = states_of(self.path)
         with atomic(newest, before if self.sound else None) as temporary:
-            with open(temporary, "wb") as file:  # given a path, torch would write its name into the file
-                torch.save({"settings": self.settings, **state()}, file)
+            checkpoint.write(temporary, {"settings": self.settings, **state()})
             seal = seal_of(temporary, temporary.stat().st_size)
             with open(temporary, "ab") as file:
                 file.write(seal)

@@ -140,6 +140,24 @@ def test_a_folder_with_anything_in_it_is_not_written_over_and_force_replaces_wha
         assert "other things" in refusal(select, "--out", place, "--force")
 
 
+def test_questions_that_are_half_replaced_are_told_and_replaced_by_the_same_command(field, monkeypatch):
+    select("--out", "to_label")
+    whole = {path.name: path.read_bytes() for path in Path("to_label").iterdir()}
+    calls: list[Path] = []
+
+    def rename(path, target, real=Path.rename):
+        calls.append(path)
+        return 1 / 0 if len(calls) == 3 else real(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Path, "rename", rename)
+        select("--out", "to_label", "--force")
+    assert len(list(Path("to_label").iterdir())) == 3  # the note in the manifest's place, and two others
+    assert "are not all there" in (message := refusal(scenario, "--labels", "to_label")) and "call selection.py again" in message
+    select("--out", "to_label")
+    assert {path.name: path.read_bytes() for path in Path("to_label").iterdir()} == whole
+
+
 def test_nothing_half_written_is_left(field, monkeypatch):
     monkeypatch.setattr(Manifest, "write", lambda *args: 1 / 0)  # the last of all
     with pytest.raises(ZeroDivisionError):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from hybridrepair.base.files import write_json
 from hybridrepair.base.rows import read_rows, write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
@@ -152,7 +153,7 @@ def test_a_name_that_is_not_utf_8_is_written_as_the_text_of_it(tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_rows(tmp_path / "file.csv", ["a"], [{"a": name}])
     assert read_rows(tmp_path / "file.csv") == [{"a": text_of(name)}]
-    output.write_json(tmp_path / "file.json", {"a": name})
+    write_json(tmp_path / "file.json", {"a": name})
     assert json.loads((tmp_path / "file.json").read_text()) == {"a": name}
 
 
