@@ -9,6 +9,7 @@ from conftest import field_of, refusal
 from hybridrepair.annotation import sorted_images
 from hybridrepair.annotation.answers import digest_of, given, read
 from hybridrepair.annotation.spreadsheet import protected
+from hybridrepair.base.files import temporary_of
 from hybridrepair.base.text import text_of
 from hybridrepair.images.identity import Identity
 from hybridrepair.images.identity import digest_of as digest_of_image
@@ -109,6 +110,8 @@ def test_the_digest_of_answers_follows_content_and_place(tmp_path):
     (tmp_path / "f" / "cat").mkdir(parents=True)
     (tmp_path / "f" / "cat" / "a").write_bytes(b"1")
     first = digest_of(tmp_path / "f")
+    temporary_of(tmp_path / "f" / "cat" / "b").touch()  # of a process that was killed
+    assert digest_of(tmp_path / "f") == first
     (tmp_path / "f" / "cat").rename(tmp_path / "f" / "dog")
     assert digest_of(tmp_path / "f") != first
     assert digest_of(tmp_path / "f" / "dog" / "a") == "6b86b273ff34fce1"  # sha256 of "1"
