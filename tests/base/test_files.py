@@ -61,8 +61,9 @@ def in_child(call: Callable[[], object], wait: bool = True) -> tuple[int, int]:
 
 
 @pytest.fixture
-def dead() -> int:
+def dead(tmp_path_factory, monkeypatch) -> int:
     """The number of a process that is dead."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("dead"))
     return in_child(lambda: None)[0]
 
 
