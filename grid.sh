@@ -1,5 +1,5 @@
 # One repair for each combination of the lists in a settings block; sourced by baseline.sh and repair.sh.
-set -eu
+set -euf  # f: a * in a list is no pattern of files
 . ./setup.sh
 
 [ -n "$FE" ] || [ "$DATASET" = digits ] || FE=mocov3

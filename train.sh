@@ -14,7 +14,7 @@ DATA_ROOT=${DATA_ROOT:-dataset}    # folder of all datasets
 PRETRAIN_FE=${PRETRAIN_FE:-0}      # 1: train the feature extractor too
 FE_FLAGS=${FE_FLAGS:-}             # flags of pretrain_moco.py, such as --arch resnet18 --n_epochs 50
 
-set -eu
+set -euf
 . ./setup.sh
 for model in $MODEL; do
     for number in $MODEL_NOS; do

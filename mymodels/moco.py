@@ -148,7 +148,7 @@ def load(path: Path | str) -> Extractor:
              + [f"{name} is foreign" for name in weights if name not in expected]
              + [f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}" for name in expected
                 if name in weights and weights[name].shape != expected[name].shape]
-             + [f"{name} has values that are not finite" for name, value in weights.items() if not value.isfinite().all()])
+             + [f"{name} {why}" for name, value in weights.items() if (why := checkpoint.unusable(value))])
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(f"checkpoint {path} does not fit a ResNet of MoCo v3: {wrong[0]}{more}; {ADVICE}")

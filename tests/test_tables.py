@@ -407,3 +407,10 @@ def test_a_run_with_two_results_is_refused_with_both_places(refusal):
 def test_a_flag_that_cannot_be_followed_is_refused_and_nothing_is_written(refusal, flags, message):
     assert message in refusal(SMALL, *flags.split())
     assert [path.name for path in Path().iterdir()] == ["save"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path, refusal):
+    save(tmp_path / "results.csv", row("gini", 81))
+    text = (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text(text.replace("acc_best", "acc_after", 1))
+    assert "has the column acc_after twice" in refusal([], tmp_path / "results.csv")

@@ -13,6 +13,7 @@ from hybridrepair.images.identity import Identity, id_of
 
 QUESTIONS = "to_label.csv"  # in the folder of questions: the file that is filled in
 WHAT = "labels file"  # how messages call what --labels names
+DIGITS = 18  # of a position at most
 BY = ("id", "digest", "file", "index")  # columns that name an image; the first that has a text does
 
 
@@ -88,10 +89,11 @@ def read_csv(path: Path, dataset: Dataset) -> list[Answer]:
         identity = Identity(cell["id"] or id_of_file(cell["file"], dataset, ids), cell["digest"].strip())
         image: Identity | int = identity
         if not any(identity):
-            if cell["file"] or not cell["index"].strip().isdecimal():  # the position of a file that is gone is another image's
+            index = cell["index"].strip()
+            if cell["file"] or not index.isdecimal() or len(index) > DIGITS:  # the position of a file that is gone is another image's
                 raise UserError(f"{where}: image {cell['file'] or cell['index']!r} is not in the pool; remove it, or correct what "
                                 "names it")
-            image = int(cell["index"])
+            image = int(index)
         answers.append(Answer(where, image, row["label"], row.get("annotator", "").strip()))
     return answers
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.data import Dataset
-from hybridrepair.images.pictures import rgb
+from hybridrepair.images.pictures import upright
 
 TILE, TEXT, COLUMNS, ROWS = 128, 20, 8, 10  # pixels of a tile's side and of the line under it; tiles in a row, rows on a page
 FONT_SIZE, MARGIN = 13, 6
@@ -17,13 +18,17 @@ def names(pages: int) -> list[str]:
 
 
 def picture(dataset: Dataset, index: int) -> Image.Image:
-    """An image as a person is to see it: from its file, or from its pixels where it has none, within a tile."""
+    """An image as a person is to see it: from its file, or from its pixels where it has none, within a tile.
+
+    UserError for a file that was damaged since it was converted.
+    """
     file = Path(dataset.file(index))
     if dataset.files and file.is_file():
-        with Image.open(file) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)
-            shown = rgb(opened)
-        return ImageOps.contain(shown, (TILE, TILE))
+        try:
+            return ImageOps.contain(upright(file), (TILE, TILE))
+        except Exception as error:  # Pillow raises many types here; all mean an image that cannot be used
+            raise UserError(f"image {file} cannot be read any more ({reason_of(error)}); put back the original, or convert the folder "
+                            "again without it") from error
     pixels = dataset.images[index]
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
     return ImageOps.contain(Image.fromarray(pixels).convert("RGB"), (TILE, TILE), Image.Resampling.NEAREST)

@@ -3,6 +3,7 @@
 Source: Label Studio's documentation, "Import pre-annotated data" and "Label Studio JSON format of annotated tasks".
 """
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -13,11 +14,16 @@ from hybridrepair.images.identity import Identity
 
 TASKS, CONFIG, IMAGES = "tasks.json", "label_config.xml", "images"  # what is written into the folder of questions
 LABEL, IMAGE = "label", "image"  # of the interface; data holds the image under the same name
+CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # signs that no XML holds, also not escaped
 ID, DIGEST = "image_id", "digest"  # in the data of a task: JSON-MIN puts the task's own number under "id"
 
 
 def config(class_names: list[str]) -> str:
-    """The labelling interface: one image, one choice."""
+    """The labelling interface: one image, one choice. UserError for a name that XML cannot hold."""
+    for name in class_names:
+        if CONTROL.search(name):
+            raise UserError(f"class {name!r} has a control sign in its name, which Label Studio cannot read; rename the class, or "
+                            "leave out --format label-studio")
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in class_names)
     return (f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}"/>\n  <Choices name="{LABEL}" toName="{IMAGE}" choice="single" '
             f'showInLine="true">\n{choices}  </Choices>\n</View>\n')
@@ -41,7 +47,7 @@ def read(path: Path, what: str) -> list[Answer]:
         if not all(isinstance(each, dict) for each in tasks):
             raise ValueError("it is no list of tasks")
         return [answer for each in tasks for answer in answers_of(each, f"{what} {path}, task {each.get('id', '?')}")]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise UserError(f"{what} {path} cannot be read as an export of Label Studio ({reason_of(error)}); export it as JSON or "
                         "JSON-MIN") from error
 
@@ -65,7 +71,8 @@ def answers_of(task: dict, where: str) -> Iterator[Answer]:
         if each.get("was_cancelled"):
             yield Answer(place, identity, "", missing="cancelled")
             continue
-        chosen = [choice for result in each["result"] if result.get("from_name") == LABEL for choice in result["value"]["choices"]]
+        chosen = [choice for result in each["result"] if result.get("from_name") == LABEL
+                  for choice in listed(result["value"]["choices"])]
         label, annotator = label_of(chosen, place), annotator_of(each.get("completed_by"))
         if label and not annotator:  # each annotation of a task is another annotator's, while those of a doubled task are not
             unnamed += 1
@@ -73,6 +80,13 @@ def answers_of(task: dict, where: str) -> Iterator[Answer]:
         yield Answer(place, identity, label, annotator)
     if not task.get("annotations"):
         yield Answer(where, identity, "")
+
+
+def listed(choices: object) -> list:
+    """The choices of a result. TypeError where they are no list: of a text or a dict the parts would be taken for choices."""
+    if not isinstance(choices, list):
+        raise TypeError(f"choices is a {type(choices).__name__}, not a list")
+    return choices
 
 
 def label_of(choices: list[object], where: str) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.files import write_json
+from hybridrepair.base.text import line_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of, places
@@ -68,10 +69,8 @@ class Manifest:
             if "unfinished" in content:
                 raise UserError(f"the images to be labelled beside {path} are not all there, since their writing was interrupted; call "
                                 "selection.py again")
-            images = [Identity(*each) for each in content["images"]]
-            members = [[Identity(*each) for each in region] for region in content["members"]]
-            return cls(images, content["regions"], members, Origin(**content["origin"]), path)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return whole(content, path)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is no whole manifest ({reason_of(error)}); take the one that selection.py wrote") from error
 
 
@@ -84,8 +83,36 @@ def is_unfinished(path: Path) -> bool:
     """Whether the questions in the folder of `path` were to be replaced, and are not all there."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) == UNFINISHED
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
+
+
+def whole(content: dict, path: Path) -> Manifest:
+    """The manifest that the JSON `content` of a file holds. ValueError, TypeError, KeyError or AttributeError where it is damaged.
+
+    An image that stands in a region of others would give them a wrong label.
+    """
+    def identities(given: list) -> list[Identity]:
+        if not all(type(each) is list and len(each) == 2 and all(type(text) is str for text in each) for each in given):
+            raise ValueError("an image is no pair of id and digest")
+        return [Identity(*each) for each in given]
+
+    images, regions, origin = identities(content["images"]), content["regions"], Origin(**content["origin"])
+    members = [identities(each) for each in content["members"]]
+    if len(set(images)) < len(images) or len(regions) != len(images):
+        raise ValueError(f"it asks {len(set(images))} different images by {len(images)} entries, with {len(regions)} regions")
+    if any(type(each) is not int for each in regions) or [each for each in regions if each != NOISE] != [*range(len(members))]:
+        raise ValueError(f"its regions are not numbered from 0 to {len(members) - 1} in the order of images")
+    for image, region in zip(images, regions):
+        if region != NOISE and image not in members[region]:
+            raise ValueError(f"image {image.id} is not among the members of its region {region}")
+    inside = [each for region in members for each in region]
+    if len(set(inside)) < len(inside):
+        raise ValueError("an image is in two regions")
+    texts = [*origin.checkpoint.values(), *origin.classes, *origin.settings.values()]
+    if not origin.checkpoint.keys() >= {"file", "digest"} or "n" not in origin.pool or not all(type(each) is str for each in texts):
+        raise ValueError("its origin does not tell checkpoint, classes, pool and settings")
+    return Manifest(images, regions, members, origin, path)
 
 
 def manifest_of(dataset: Dataset, selection: Selection, origin: Origin) -> Manifest:
@@ -139,8 +166,8 @@ def selection_of(manifest: Manifest, dataset: Dataset) -> Selection:
                 source[place[member]], label[place[member]] = image, region
     source[annotated] = annotated
     if lost:
-        print(f"{len(lost)} images of labelled regions are not in the pool any more, or have changed, and get no label: "
-              f"{listed(lost)}", flush=True)
+        print(line_of(f"{len(lost)} images of labelled regions are not in the pool any more, or have changed, and get no label: "
+                      f"{listed(lost)}"), flush=True)
     representative = np.array([image for image, region in zip(annotated, manifest.regions) if region != NOISE], dtype=np.int64)
     regions = Regions(torch.from_numpy(label), torch.from_numpy(representative)) if manifest.members else None
     return Selection(annotated, np.array(manifest.regions, dtype=np.int64), source, regions)
@@ -168,8 +195,8 @@ def check(manifest: Manifest, now: Origin) -> None:
         raise UserError(f"{manifest.path} was made with {'; with '.join(differ)}: give what it was made with, or select anew")
     for name in TOLD:
         if then.settings.get(name) != now.settings.get(name):
-            print(f"the images were chosen with {name} {then.settings.get(name)}, now it is {now.settings.get(name)}; the choice stays",
-                  flush=True)
+            print(line_of(f"the images were chosen with {name} {then.settings.get(name)}, now it is {now.settings.get(name)}; the "
+                          "choice stays"), flush=True)
     if then.pool != now.pool:
         print(f"the pool has changed since the images were chosen ({then.pool['n']} images, now {now.pool['n']}): labels stay with "
               "their images", flush=True)

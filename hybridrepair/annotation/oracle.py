@@ -11,6 +11,7 @@ from hybridrepair.annotation.answer import Answer
 from hybridrepair.annotation.classes import number_by_name
 from hybridrepair.annotation.manifest import NAME, Manifest, beside, listed, selection_of
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.text import line_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import CHANGED, Identity, id_of, places
@@ -55,8 +56,8 @@ class Oracle:
         """Print how many images have a label without being among those chosen, int64 [B], and the first of them."""
         unused = np.setdiff1d(np.flatnonzero(self._labels != UNKNOWN), chosen).tolist()
         if unused:
-            print(f"{self.source} answers {len(unused)} images that are not chosen, and those labels are not used: the first is "
-                  f"{self.name(unused[0])}", flush=True)
+            print(line_of(f"{self.source} answers {len(unused)} images that are not chosen, and those labels are not used: the first "
+                          f"is {self.name(unused[0])}"), flush=True)
 
     def annotate(self, index: np.ndarray) -> np.ndarray:
         """Labels int64 [B] of the pool images `index` int64 [B]. UserError beyond the budget or where none is known."""

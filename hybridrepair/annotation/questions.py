@@ -9,8 +9,6 @@ import json
 import shutil
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
 from hybridrepair.annotation import contact_sheet, label_studio, manifest, sorted_images
 from hybridrepair.annotation.answers import QUESTIONS
 from hybridrepair.annotation.manifest import Manifest
@@ -19,7 +17,7 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import is_temporary, remove_leftovers, sync, temporary_of
 from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
-from hybridrepair.images.pictures import rgb
+from hybridrepair.images.pictures import upright
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
@@ -134,7 +132,5 @@ def shown(file: str, content: bytes) -> tuple[str, bytes]:
     if Path(file).suffix in SHOWN_BY_BROWSERS:
         return file, content
     made = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        rgb(image).save(made, "png")
+    upright(io.BytesIO(content)).save(made, "png")  # it has been read for the contact sheet
     return str(Path(file).with_suffix(".png")), made.getvalue()

@@ -13,7 +13,7 @@ from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity
-from hybridrepair.images.pictures import extensions
+from hybridrepair.images.pictures import extensions, opened
 
 FOLDER = "folders"  # of the class folders, in the folder of questions
 NAME = re.compile(r"(\d+)_([0-9a-f]{16})\b")
@@ -78,7 +78,7 @@ def content_digest(path: Path, what: str, of_pixels: bool) -> str:
     if not of_pixels:
         return digest(path.read_bytes())
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             pixels = np.asarray(image)
     except Exception as error:  # Pillow raises many types here; all mean an image that cannot be used
         raise UserError(f"{what} {path}: it cannot be read ({reason_of(error)}); put back the original") from error

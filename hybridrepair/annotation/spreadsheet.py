@@ -8,7 +8,8 @@ from pathlib import Path
 from hybridrepair.base.errors import UserError, reason_of
 
 SEPARATORS = ",;\t"
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet would compute; '* : our own sign, so that it can be told from the text's
+# what a spreadsheet would compute, some also by signs of full width; '* : our own sign, so that it can be told from the text's
+FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 KEPT = re.compile(r"0|[1-9]\d{0,14}")  # numbers that a spreadsheet writes as it read them
 
 
@@ -42,14 +43,15 @@ def read(path: Path, what: str) -> list[tuple[int, dict[str, str]]]:
     Rows without any text are left out. UserError if it cannot be read, or has a row with more cells than columns.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, newline="", encoding="utf-8-sig") as file:  # an end of a line within a cell stays what it is
+            text = file.read()
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {path} cannot be read: it is not in UTF-8 ({error.reason}); save it as CSV with the encoding "
                         "UTF-8") from error
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read ({error.strerror}); give a CSV file, a Label Studio export or a "
                         "folder of sorted images") from error
-    head = text.split("\n", 1)[0]
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     separator = max(SEPARATORS, key=head.count)
     rows, line = [], 0
     try:

@@ -3,7 +3,9 @@ import fcntl
 import hashlib
 import os
 import re
+import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from hybridrepair.base.files import atomic
 
 FOLDERS = "check_point", "checkpoint"  # of all checkpoints: ours, and that of the published code
 OTHER_SETTINGS = "give its settings or another folder, or replace it by --force"
+EXPANDED = 2 ** 20  # bytes that a tensor may have beyond those of the file, by repeating some
 
 
 def place(*parts: str) -> Path:
@@ -62,6 +65,23 @@ def write(path: Path, content: dict) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
+def check_sums(path: Path) -> None:
+    """ValueError where the ZIP archive in `path`, as torch.save writes it, is not what was written; torch itself reads no checksum.
+
+    Files of torch.save before version 1.6 are no archives, and those written by set_crc32_options(False) have sums of 0: both pass.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(each.compress_type != zipfile.ZIP_STORED for each in members):  # may hold thousands of times its size
+            raise ValueError("it is compressed, which torch.save never does")
+        damaged = archive.testzip() if any(each.CRC for each in members) else None
+    if damaged:
+        raise ValueError(f"{damaged} does not have its checksum")
+
+
 def load(path: Path | str) -> dict:
     """Read a dict of tensors and plain values onto the CPU. UserError if it is missing, damaged or something else."""
     path = Path(path)
@@ -69,14 +89,19 @@ def load(path: Path | str) -> dict:
         raise UserError(f"checkpoint {path} does not exist; give the path of a file, or train one with train.sh")
     try:
         check_sums(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch warns of, an error follows here
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; all mean that the file is not what it should be
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign or "TorchScript" in str(error):
             held = foreign[1] if foreign else "TorchScript"
             raise UserError(f"checkpoint {path} cannot be read without running code: it holds {held}, not tensors and plain values "
                             "alone; load it where it was made, and save its weights by torch.save(model.state_dict(), PATH)") from error
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+        # torch's own first line advises to run the code in the file
+        unpickling = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = unpickling[1] if unpickling else str(error).strip()
+        reason = reason.split("\n")[0].strip().rstrip(".")
         raise UserError(f"checkpoint {path} cannot be read: it is damaged, or no file of torch.save ({type(error).__name__}: "
                         f"{reason}); make it anew or give another file") from error
     if not isinstance(content, dict):
@@ -85,12 +110,12 @@ def load(path: Path | str) -> dict:
     return content
 
 
-def check_sums(path: Path) -> None:
-    """ValueError where a part of a zip file, as torch.save writes it, is not what its CRC-32 tells: torch.load takes it as it is."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if changed := archive.testzip():
-                raise ValueError(f"{changed} does not have its checksum")
+def equal(one: object, other: object) -> bool:
+    """Whether plain values are equal; tensors among them, which have no single truth, are not."""
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError):
+        return False
 
 
 def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
@@ -119,7 +144,7 @@ def difference(found: object, settings: dict) -> str:
     if not isinstance(found, dict):
         return "unknown settings"
     return ", ".join(f"{name} {found.get(name, 'not given')} instead of {settings.get(name, 'not given')}"
-                     for name in settings | found if found.get(name) != settings.get(name))
+                     for name in settings | found if not equal(found.get(name), settings.get(name)))
 
 
 def fit(model: nn.Module, content: dict, path: Path | str) -> dict:
@@ -152,15 +177,29 @@ def missing_in(names: Collection[str], expected: dict) -> list[str]:
     return [name for name in expected if name not in names and not name.endswith("num_batches_tracked")]
 
 
+def unusable(value: torch.Tensor, dtype: torch.dtype | None = None) -> str:
+    """Why a tensor of a file cannot be a weight (of this type), "" where it can."""
+    if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+        return "is sparse, quantized, complex or without numbers"
+    if value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), EXPANDED):
+        return f"is {tuple(value.shape)}, more than the file holds"
+    if value.is_floating_point() and not value.to(dtype or value.dtype).float().isfinite().all():
+        return "has values that are not finite"
+    return ""
+
+
 def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path | str, name: str | None = None) -> None:
     """Load a state_dict, which was read from `path`, into `model`, called `name`. A prefix of DataParallel or torch.compile is dropped.
 
-    Counts of batch norm that it lacks stay as they are in the model. UserError if the weights are not those of this model.
+    Counts of batch norm that it lacks stay as they are in the model. UserError if the weights are not those of this model, or cannot be
+    used.
     """
     expected = model.state_dict()
     names = names_in(weights, expected)
+    twice = [name for name, n in Counter(names.values()).items() if n > 1]
     weights = {names[name]: value for name, value in weights.items()}
-    wrong = ([f"{name} is missing" for name in missing_in(weights, expected)]
+    wrong = ([f"{name} is there twice" for name in twice]
+             + [f"{name} is missing" for name in missing_in(weights, expected)]
              + [f"{name} is foreign" for name in weights if name not in expected]
              + [f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}" for name in expected
                 if name in weights and weights[name].shape != expected[name].shape])
@@ -168,6 +207,12 @@ def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path |
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(f"checkpoint {path} does not fit {name or type(model).__name__} for this dataset: {wrong[0]}{more}; "
                         f"check the model, the number of classes and the channels")
+    usable = {name: unusable(value, expected[name].dtype) for name, value in weights.items()
+              if not (value.is_floating_point() and expected[name].isinf().any())}  # a mask of the network's own may be infinite
+    useless = [f"{name} {why}" for name, why in usable.items() if why]
+    if useless:
+        more = f", and so have {len(useless) - 1} more" if len(useless) > 1 else ""
+        raise UserError(f"checkpoint {path} cannot be used: {useless[0]}{more}; give a checkpoint of a training that went well")
     model.load_state_dict(expected | weights)
 
 

@@ -2,9 +2,14 @@
 import io
 import sys
 
+from hybridrepair.base.text import line_of
+
 
 class UserError(Exception):
-    """Bad input. The message is one sentence: the thing, what is wrong with it, what to do."""
+    """Bad input. The message is one sentence: the thing, what is wrong with it, what to do. It is one line, whatever a name holds."""
+
+    def __init__(self, message: str):
+        super().__init__(line_of(message))
 
 
 def reason_of(error: BaseException) -> str:

@@ -45,10 +45,14 @@ class Checkpoint:
             if isinstance(found, str):
                 try:
                     found = json.loads(found)
-                except ValueError:
+                except (ValueError, RecursionError):
                     found = [each.strip() for each in found.split(",")]
             if isinstance(found, dict):
-                found = _in_order(found)
+                try:
+                    found = _in_order(found)
+                except TypeError as error:  # what does not compare
+                    raise UserError(f"checkpoint {self.path} does not number the classes in its entry {entry!r} ({reason_of(error)}); "
+                                    "save it without that entry, or with one that does") from error
             if isinstance(found, (list, tuple)) and found:
                 return [str(each) for each in found]
         return None

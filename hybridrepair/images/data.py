@@ -13,7 +13,7 @@ import numpy as np
 
 from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
-from hybridrepair.base.text import text_of
+from hybridrepair.base.text import line_of, text_of
 from hybridrepair.images import description, folders
 from hybridrepair.images.arrays import MIN_SIZE, SIZE, UNKNOWN, mean_std, read, save
 from hybridrepair.images.parts import FOLDERS, MEASURED, parts
@@ -56,7 +56,7 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
     that do not fit; arrays of another size.
     """
     folder = Path(root) / name
-    if name not in DATASETS and not (Path(name).name == name and folder.is_dir()):
+    if name not in DATASETS and not (Path(name).name == name and name not in ("", "..") and folder.is_dir()):
         raise UserError(f"dataset {name} is unknown; give one of {', '.join(DATASETS)}, or a folder's name in {root}")
     content, path = description.read(folder), folder / "images.npy"
     found, others = folders.scan(folder)
@@ -64,7 +64,7 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
     if not path.exists() or found and folders.changed(folder, content, found, side):
         if others:
             told = ", ".join(f"{n} of {text_of(ending)}" for ending, n in others.most_common())
-            print(f"not read in {folder}, since they are no images that Pillow knows: {told}", flush=True)
+            print(line_of(f"not read in {folder}, since they are no images that Pillow knows: {told}"), flush=True)
         if found:
             folders.convert(folder, found, content, side, skip_bad)
         else:

@@ -4,6 +4,7 @@ An image folder's conversion adds `split`, `files` with their `stamps`, `skipped
 were not there; `computed` keeps a copy of these, so that what a user writes, before or after, is told from them.
 """
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,13 +30,18 @@ def is_text(value) -> bool:
     return type(value) is str
 
 
+def is_inside(value) -> bool:
+    """Whether it is the path of a file below the folder: another one would be shown to annotators."""
+    return is_text(value) and not os.path.isabs(value) and ".." not in value.split("/")
+
+
 def is_share(value) -> bool:
     """Whether it can be a mean or a deviation of pixels in [0, 1]: 123.6, of pixels up to 255, cannot."""
     return type(value) in (int, float) and 0 <= value <= 1
 
 
 HOLDS: dict[str, Callable] = {
-    "classes": list_of(is_text), "files": list_of(is_text), "mean": list_of(is_share), "std": list_of(is_share),
+    "classes": list_of(is_text), "files": list_of(is_inside), "mean": list_of(is_share), "std": list_of(is_share),
     "size": lambda value: type(value) is int and MIN_SIZE <= value <= MAX_SIZE,
     "split": lambda value: value and set(value) <= set(FOLDERS.values()) and all(
         type(begin) is int and begin >= 0 and type(end) in (int, type(None)) for begin, end in value.values()),
@@ -51,7 +57,7 @@ def read(folder: Path) -> dict:
         for key, value in content.items():
             if key in HOLDS and not HOLDS[key](value):
                 raise ValueError(f"{key} is {str(value)[:60]}")
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be used ({reason_of(error)}); write it like {EXAMPLE}") from error
     return content
 

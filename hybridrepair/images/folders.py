@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from hybridrepair.base.checkpoint import atomic
 from hybridrepair.base.errors import UserError, reason_of
-from hybridrepair.base.text import text_of
+from hybridrepair.base.text import line_of, text_of
 from hybridrepair.images import description
 from hybridrepair.images.arrays import UNKNOWN, mean_std, read, save, unwritable
 from hybridrepair.images.parts import FOLDERS, MEASURED, parts
@@ -181,8 +181,9 @@ def convert(folder: Path, found: dict[str, Stamp], content: dict, size: int, ski
     given, files = description.own(content), list(found)
     classes = classes_of(folder, files, given.get("classes"))
     if content.get("classes", classes) != classes:
-        print(f"the classes of {folder} are no longer {', '.join(content['classes'])}, but {', '.join(classes)}: a model trained "
-              f"before does not know that; where they should stay, write them into {folder / description.NAME}", flush=True)
+        print(line_of(f"the classes of {folder} are no longer {', '.join(content['classes'])}, but {', '.join(classes)}: a model "
+                      f"trained before does not know that; where they should stay, write them into {folder / description.NAME}"),
+              flush=True)
     parts(folder, labels_of(files, classes), split_of(files))  # checked before the images, which take longer
     path = folder / "images.npy"
     try:

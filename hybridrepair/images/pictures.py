@@ -1,21 +1,49 @@
 """One image file as pixels: any format that Pillow reads, upright, RGB of 8 bits, of one size."""
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-SIZE_ALONE = {"MPEG"}  # formats of which Pillow reads no pixels, beside those that need a handler of another package
+# formats that are not read: of the first Pillow reads no pixels, and the second are programs, which it has Ghostscript run
+REFUSED = {"MPEG", "EPS"}
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read: those of Pillow, but REFUSED and those that need a handler of another package."""
+    Image.init()
+    return tuple(name for name, (opener, _) in Image.OPEN.items() if name not in REFUSED
+                 and not (isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)))
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """The endings of file names, in small letters with their dot, whose format Pillow reads."""
-    known = Image.registered_extensions()  # loads all of Pillow's formats
-    unread = {name for name, (opener, _) in Image.OPEN.items()
-              if isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)} | SIZE_ALONE
-    return frozenset(ending for ending, name in known.items() if name in Image.OPEN and name not in unread)
+    """The endings of file names, in small letters with their dot, whose format is read."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats())
+
+
+@contextmanager
+def opened(file: Path | BinaryIO) -> Iterator[Image.Image]:
+    """The image in a file, whatever its name says it is. Raises what Pillow raises where it cannot be read whole, or is so large that
+    it may be meant to exhaust the memory.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of it reads, or else refuses by an error
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=formats()) as image:
+            yield image
+
+
+def upright(file: Path | BinaryIO) -> Image.Image:
+    """The first picture in a file as a person is to see it: turned as its EXIF orientation says, RGB of 8 bits. Raises as `opened`."""
+    with opened(file) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return rgb(image)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -50,12 +78,5 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def pixels(path: Path, size: int) -> np.ndarray:
-    """The first picture in a file, uint8 [size, size, 3]: turned as its EXIF orientation says, resized bilinearly.
-
-    Raises what Pillow raises where it cannot be read whole, or is so large that it may be meant to exhaust the memory.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(rgb(image).resize((size, size), Image.Resampling.BILINEAR))
+    """The first picture in a file, uint8 [size, size, 3]: upright, resized bilinearly. Raises as `opened`."""
+    return np.asarray(upright(path).resize((size, size), Image.Resampling.BILINEAR))

@@ -21,6 +21,10 @@ REGIONS, MEMBERS = 12, 7  # shown at most, and of each region beside its represe
 ALONE = 36  # annotated images shown where none stands for a region
 CHANGED = 24  # fixed images shown at most, and broken ones
 TILE = 96  # pixels of a thumbnail at most
+# how many of each array of Evidence there are, those of one letter as many; and which are class numbers
+LENGTHS = {"classes": "C", "judged_index": "M", "truth": "M", "before": "M", "after": "M", "pool_index": "N", "pool_truth": "N",
+           "predicted": "N", "source": "N", "annotated": "B", "region": "B", "answers": "B", "tile_index": "K", "tile_file": "K"}
+CLASS_NUMBERS = "truth", "before", "after", "pool_truth", "predicted", "answers"
 
 
 @dataclass(eq=False)
@@ -114,11 +118,35 @@ def save(path: Path, evidence: Evidence) -> None:
         np.savez_compressed(file, **vars(evidence))
 
 
+def check(made: Evidence) -> None:
+    """ValueError where the arrays do not fit each other, or are not of their types."""
+    counts: dict[str, int] = {}
+    for name, letter in LENGTHS.items():
+        array = getattr(made, name)
+        if array.ndim != 1 or array.dtype.kind != ("U" if name in ("classes", "tile_file") else "i"):
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+        if counts.setdefault(letter, len(array)) != len(array):
+            raise ValueError(f"there are {len(array)} of {name}, not {counts[letter]}")
+    n = counts["N"]
+    limits = dict.fromkeys(CLASS_NUMBERS, (UNKNOWN, counts["C"])) | {"source": (UNKNOWN, n), "annotated": (0, n)}
+    for name, (least, end) in limits.items():
+        array = getattr(made, name)
+        if len(array) and not least <= array.min() <= array.max() < end:
+            raise ValueError(f"{name} goes from {array.min()} to {array.max()}")
+    values, tiles = made.unsmoothness, made.tiles
+    if values.dtype.kind != "f" or values.shape not in ((0,), (n,)) or not np.isfinite(values).all():
+        raise ValueError(f"unsmoothness is {values.dtype} {list(values.shape)}, or not finite")
+    if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[::3] != (counts["K"], 3) or not 1 <= min(tiles.shape[1:3]) <= TILE:
+        raise ValueError(f"tiles is {tiles.dtype} {list(tiles.shape)}")
+
+
 def load(path: Path) -> Evidence:
     """UserError if `path` is missing, damaged or something else."""
     try:
         with np.load(path) as arrays:
-            return Evidence(**arrays)
+            made = Evidence(**arrays)
+        check(made)
+        return made
     except Exception as error:  # numpy and zipfile raise many types here
         raise UserError(f"{path} cannot be read ({reason_of(error)}), and a report is made of it; give the folder of a finished run, "
                         "or do the run again by --force") from error

@@ -44,7 +44,12 @@ def leave(folder: Path) -> None:
 
 def write(folder: Path) -> Path:
     """Write the report of the run in `folder`, and return its path. UserError where the folder lacks what it is made of."""
-    path, text = folder / FILE, render(contents(read_record(folder / RECORD), evidence.load(folder / PREDICTIONS), folder))
+    path, record, seen = folder / FILE, read_record(folder / RECORD), evidence.load(folder / PREDICTIONS)
+    try:
+        text = render(contents(record, seen, folder))
+    except Exception as error:  # whatever an entry that is missing, or of another type, leads to
+        raise UserError(f"no report can be made of {folder / RECORD} and {PREDICTIONS} ({reason_of(error)}): one is damaged, or they "
+                        "are of different runs; do the run again by --force") from error
     with checkpoint.atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -54,7 +59,7 @@ def read_record(path: Path) -> dict:
     """The content of run.json. UserError if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)  # NaN: nothing was measured
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({reason_of(error)}), and a report is made of it; give the folder of a finished "
                         "run") from error
 

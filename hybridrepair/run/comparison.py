@@ -15,8 +15,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hybridrepair.annotation.spreadsheet import protected, unprotected
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.rows import read_rows
+from hybridrepair.base.text import line_of
 from hybridrepair.run import output
 from hybridrepair.run.flags import number
 from hybridrepair.selection.strategies import SOLUTIONS
@@ -79,8 +81,9 @@ def read(path: Path) -> list[dict]:
     """The runs in one results.csv. UserError if it is something else, or has a damaged row."""
     try:
         rows = read_rows(path)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} is no CSV file in UTF-8 ({error}); give a results.csv of repair.py") from error
+    rows = [{name: unprotected(text) if name in output.NAMES and text else text for name, text in row.items()} for row in rows]
     missing = [name for name in (*output.IDENTITY, *RESULTS) if rows and name not in rows[0]]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; give a results.csv of repair.py")
@@ -112,6 +115,7 @@ def run_of(row: dict[str, str], origin: str) -> dict:
         raise damage(f"has settings without = ({row['settings']})")
     settings = {name: text for name, _, text in sorted(pairs)}
     judged = row.get("judged_on") or "T2"
+    row = {name: line_of(text) for name, text in row.items()}  # what is no sign would end a line of the table, or pass for BOLD
     return {"device": "", "versions": ""} | row | values | {
         "dataset": row["dataset"] if judged == "T2" else f"{row['dataset']} ({judged})",
         "weights": settings.pop("weights", ""), "data": settings.pop("data", ""), "settings": tuple(settings.items()), "origin": origin}
@@ -213,6 +217,8 @@ def long_csv(table: pd.DataFrame, metric: str) -> str:
     """A line for each cell, whatever makes blocks and columns elsewhere."""
     lines = table.assign(metric=[metric if solution != BEFORE else "acc_before" for solution in table["solution"]],
                          solution=table["name"])
+    for name in ("dataset", "model", "weights", "data", "solution"):
+        lines[name] = lines[name].map(protected)
     return lines.to_csv(columns=[*FACETS, "solution", "metric", "mean", "sd", "gain", "n"], index=False, float_format="%.6g",
                         lineterminator="\n")
 
@@ -242,8 +248,9 @@ def plot(table: pd.DataFrame, metric: str) -> Figure:
     legend = 1 + 0.085 * table["name"].str.len().max()  # inches
     figure = Figure(figsize=(4 * across + legend, 3.5 * down), layout="constrained")
     for place, (model, cells) in enumerate(models, 1):
-        panel = figure.add_subplot(down, across, place, title=shown(FACETS, model), xlabel="budget (%)",
+        panel = figure.add_subplot(down, across, place, xlabel="budget (%)",
                                    ylabel="gain (percentage points)" if metric == "gain" else f"{metric} (%)")
+        panel.set_title(shown(FACETS, model), parse_math=False)  # a name may contain a $
         lines_of_cells: Any = cells.groupby(["row", "name"])
         for (row, name), points in lines_of_cells:
             if row < starts:
@@ -254,6 +261,8 @@ def plot(table: pd.DataFrame, metric: str) -> Figure:
                     points["p_budget"], points["mean"], points["sd"].where(points["sd"] > 0), color=f"C{row - starts}",
                     marker="os^Dv"[(row - starts) // 10 % 5], capsize=3)
     order = sorted(lines)
-    figure.legend([lines[key] for key in order], [name for _, name in order], loc="outside right",  # type: ignore[call-overload]
-                  frameon=False)
+    legend_of_rows = figure.legend([lines[key] for key in order], [name for _, name in order],
+                                   loc="outside right", frameon=False)  # type: ignore[call-overload]
+    for text in legend_of_rows.get_texts():
+        text.set_parse_math(False)
     return figure

@@ -28,6 +28,7 @@ from hybridrepair.selection.strategies import Selection
 from hybridrepair.selection.uncertainty import VIEWS
 
 IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "settings")
+NAMES = ("dataset", "model")  # of those, what a user names, and a spreadsheet may take for a formula
 STAGES = ("load", "select", "finetune", "measure")
 COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
            "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "judged_on", "annotated_wrong", "tau_auto", "tau_avg",
@@ -93,14 +94,15 @@ class Run:
 
     def write_row(self, row: dict) -> None:
         """Add the row of this run to results.csv, in place of an earlier one. Safe beside other processes."""
-        row = self.identity | {name: short(value) for name, value in row.items()} | {"run": self.folder.name}
+        names = {name: protected(self.identity[name]) for name in NAMES}
+        row = self.identity | names | {name: short(value) for name, value in row.items()} | {"run": self.folder.name}
         with checkpoint.locked(self.results):
             rows = [other for other in read_rows(self.results) if not self._is(other)]
             added = dict.fromkeys(name for other in rows for name in other if name not in COLUMNS)  # by the user
             write_rows(self.results, (*COLUMNS, *added), [*rows, row])
 
     def _is(self, row: dict[str, str]) -> bool:
-        return all(row.get(name) == value for name, value in self.identity.items())
+        return all(row.get(name) in (value, protected(value) if name in NAMES else value) for name, value in self.identity.items())
 
 
 def answered(path: Path) -> bool:

@@ -28,7 +28,7 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
     state = path.with_suffix(".partial.t7")
     if path.exists():
         content = checkpoint.load(path)
-        if content.get("settings") == settings:
+        if checkpoint.equal(content.get("settings"), settings):
             checkpoint.fit(model, content, path)
             states.forget(state, settings)
             return

@@ -113,3 +113,10 @@ def test_a_file_that_is_no_export_is_refused(tmp_path, text):
 def test_a_single_task_and_a_byte_order_mark_are_read(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(made() | {"annotations": [annotation("owl")]}), encoding="utf-8-sig")
     assert read(tmp_path / "a.json", "labels file")[0].label == "owl"
+
+
+@pytest.mark.parametrize("choices", [{"dog": False}, "d", None, 3])
+def test_choices_that_are_no_list_are_no_answer(tmp_path, choices):
+    task = made() | {"annotations": [{"result": [{"from_name": "label", "value": {"choices": choices}}]}]}
+    (tmp_path / "a.json").write_text(json.dumps([task]))
+    assert "not a list" in refusal(read, tmp_path / "a.json", "labels file")

@@ -109,3 +109,24 @@ def test_another_place_of_the_checkpoint_is_no_difference_and_another_pool_or_se
 
 def test_of_many_names_the_first_are_listed():
     assert listed(["a", "b"]) == "a, b" and listed(["a", "b", "c"], 2) == "a, b and 1 more"
+
+
+@pytest.mark.parametrize("change, why", [
+    (lambda content: content.update(regions=[0, -2, -1]), "not numbered from 0 to 1"),
+    (lambda content: content.update(regions=[1, 0, -1]), "not numbered"),
+    (lambda content: content.update(regions=[0, 1]), "3 entries, with 2 regions"),
+    (lambda content: content["images"].append(content["images"][0]), "3 different images by 4 entries"),
+    (lambda content: content["members"].reverse(), "field/4.png is not among the members of its region 0"),
+    (lambda content: content["members"][1].append(content["members"][0][0]), "an image is in two regions"),
+    (lambda content: content["images"][0].__setitem__(0, 4), "no pair of id and digest"),
+    (lambda content: content["images"].__setitem__(0, "ab"), "no pair of id and digest"),
+    (lambda content: content["origin"]["checkpoint"].pop("digest"), "does not tell checkpoint"),
+    (lambda content: content["origin"].update(classes=[1]), "does not tell checkpoint"),
+    (lambda content: content.pop("members"), "members")])
+def test_a_manifest_that_would_give_other_labels_is_refused(tmp_path, change, why):
+    dataset, path = field_of(tmp_path, 6), tmp_path / "manifest.json"
+    manifest(tmp_path, dataset)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    assert "manifest.json is no whole manifest" in (message := refusal(Manifest.read, path)) and why in message

@@ -1,6 +1,8 @@
 """checkpoint.py: files are written whole or not at all, and what is no checkpoint of the model is refused."""
 import pickle
 import re
+import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -135,6 +137,67 @@ def test_a_pickled_object_is_refused_and_nothing_of_it_is_executed(tmp_path, sav
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_file_without_checksums_and_one_of_old_versions_are_read(tmp_path):
+    path, content = tmp_path / "model.t7", {"net": linear().state_dict()}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert checkpoint.load(path)["net"].keys() == content["net"].keys()
+    checkpoint.save(path, content)
+    with zipfile.ZipFile(path) as archive:
+        sums = {each.CRC for each in archive.infolist()}
+    whole = path.read_bytes()
+    for each in sums:
+        whole = whole.replace(struct.pack("<I", each), bytes(4))
+    path.write_bytes(whole)
+    assert checkpoint.load(path)["net"]["conv.weight"].equal(content["net"]["conv.weight"])
+
+
+def test_an_archive_that_is_compressed_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "model.t7"
+    checkpoint.save(path, {"net": {"a": torch.zeros(10 ** 6)}})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    assert path.stat().st_size < 20_000 and "is compressed" in refusal(checkpoint.load, path)
+
+
+@pytest.mark.parametrize("value, why", [
+    (torch.full((4,), float("nan")), "not finite"), (torch.full((4,), float("-inf")), "not finite"),
+    (torch.full((4,), 1e300, dtype=torch.float64), "not finite"), (torch.ones(4).to_sparse(), "is sparse"),
+    (torch.ones(4, dtype=torch.complex64), "complex"), (torch.empty(4, device="meta"), "without numbers")])
+def test_weights_that_nothing_can_be_computed_with_are_refused_with_their_name(tmp_path, value, why):
+    model = linear()
+    torch.save({"net": linear().state_dict() | {"bn.weight": value}}, tmp_path / "model.t7")
+    message = refusal(load_weights, model, tmp_path / "model.t7")
+    assert "model.t7 cannot be used: bn.weight" in message and why in message and model.bn.weight.isfinite().all()
+
+
+def test_a_mask_of_the_network_s_own_may_be_infinite():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+
+    checkpoint.fit_weights(Masked(), Masked().state_dict(), "a.pt")
+
+
+def test_a_tensor_that_repeats_a_few_numbers_without_end_is_refused():
+    assert "more than the file holds" in checkpoint.unusable(torch.ones(1).expand(10 ** 6, 10 ** 6))
+    assert checkpoint.unusable(torch.ones(1).expand(100)) == ""
+
+
+def test_a_weight_under_two_names_is_refused():
+    weights = linear().state_dict()
+    both = {f"module.{name}": value for name, value in weights.items()} | {"conv.bias": weights["conv.bias"] + 1}
+    assert "conv.bias is there twice" in refusal(checkpoint.fit_weights, linear(), both, "a.pt")
+
+
+def test_a_message_does_not_advise_to_run_the_code_in_a_file(tmp_path):
+    (tmp_path / "model.t7").write_bytes(pickle.dumps([1, 2], 4))
+    assert "weights_only" not in (message := refusal(checkpoint.load, tmp_path / "model.t7")) and "Unsupported operand" in message
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     np.save(tmp_path / "array.npy", np.arange(3))
     assert "cannot be read" in refusal(checkpoint.load, tmp_path / "array.npy")
@@ -180,3 +243,8 @@ def test_weights_of_are_a_copy_in_the_default_layout():
 
 def test_a_digest_is_the_beginning_of_the_sha256():
     assert checkpoint.digest(b"abc") == "ba7816bf8f01cfea"  # FIPS 180-4, example of one block
+
+
+def test_settings_that_hold_tensors_are_other_settings(tmp_path):
+    checkpoint.save(tmp_path / "a.t7", {"settings": {"lr": torch.ones(2)}})
+    assert "instead of 0.1" in refusal(checkpoint.made_with, tmp_path / "a.t7", {"lr": 0.1})

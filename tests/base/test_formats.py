@@ -174,3 +174,9 @@ def test_classes_are_not_checked_where_one_side_has_no_names():
     formats.check_classes(found(), ["cat", "dog"])
     formats.check_classes(found(classes=["cat", "dog"]), ["0", "1"])  # the dataset's are numbered
     assert "class 0 is '1'" in refusal(formats.check_classes, found(classes=[1, 0]), ["0", "1"])
+
+
+def test_an_entry_that_does_not_number_the_classes_is_refused():
+    assert "does not number the classes in its entry 'class_to_idx'" in refusal(
+        lambda: found(class_to_idx={"cat": 0, "dog": "one"}).class_names)
+    assert found(classes="[" * 3000).class_names == ["[" * 3000]

@@ -52,3 +52,32 @@ def test_what_cannot_be_written_whole_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays.json, "dumps", full)
     assert "No space left" in refusal(save, tmp_path / "a.json", {"a": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == '{"a": 1}'
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_a_header_that_claims_more_than_the_file_has_takes_no_memory(tmp_path, memory_map):
+    for shape in ((10 ** 12,), (2 ** 40, 32, 32, 3), (10 ** 30,), (-1,)):
+        with open(tmp_path / "a.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.write(bytes(1000))
+        tracemalloc.start()
+        assert "cannot be read as an array" in refusal(read, tmp_path / "a.npy", memory_map)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+@pytest.mark.parametrize("array", [np.asfortranarray(np.arange(6).reshape(2, 3)), np.arange(6, dtype=">i4"), np.empty((0, 3)),
+                                   np.array(5)], ids=["columns first", "big end first", "none", "no axis"])
+def test_arrays_of_other_layouts_are_what_they_are(tmp_path, array, memory_map):
+    np.save(tmp_path / "a.npy", array)
+    found = read(tmp_path / "a.npy", memory_map)
+    assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
+def test_what_is_no_single_array_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.arange(3))
+    assert "cannot be read as an array" in refusal(read, tmp_path / "a.npz")
+    np.save(tmp_path / "b.npy", np.array([{}], dtype=object))
+    assert "cannot be read as an array" in refusal(read, tmp_path / "b.npy")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from conftest import field_of, refusal
+from hybridrepair.annotation.contact_sheet import picture
 from hybridrepair.images.pictures import extensions, pixels
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -218,3 +220,39 @@ def test_what_is_too_large_is_not_read(limit, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow itself warns up to twice its limit and refuses beyond
     with pytest.raises((Image.DecompressionBombWarning, Image.DecompressionBombError)):
         pixels(tmp_path / "a.png", 8)
+
+
+def bomb(path: Path, side: int = 60_000) -> Path:
+    """A PNG of some 100 bytes that claims side x side pixels."""
+    Image.new("1", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    return path
+
+
+def test_a_small_file_that_claims_billions_of_pixels_is_not_read(tmp_path):
+    for side in (10_000, 60_000, 2 ** 31 - 1):
+        path = bomb(tmp_path / "a.png", side)
+        assert path.stat().st_size < 200
+        with pytest.raises((Image.DecompressionBombWarning, Image.DecompressionBombError, ValueError, OverflowError)):
+            pixels(path, 8)
+
+
+def test_an_image_that_was_damaged_since_it_was_converted_is_named_where_it_is_shown(tmp_path):
+    dataset = field_of(tmp_path, 2)
+    assert picture(dataset, 1).size == (128, 128)
+    bomb(Path(dataset.file(1)))
+    assert "field/1.png cannot be read any more (Decompression" in refusal(picture, dataset, 1)
+
+
+def test_a_program_in_postscript_is_not_run_whatever_its_file_is_called(tmp_path, monkeypatch):
+    ran: list[tuple] = []
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(%pipe%touch x) (r) file\n%%EOF\n"
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: ran.append(args))
+    for name in ("a.eps", "a.png"):
+        (tmp_path / name).write_bytes(program)
+        with pytest.raises(OSError, match="cannot identify"):
+            pixels(tmp_path / name, 8)
+    assert ran == [] and not {".eps", ".ps"} & extensions() and ".png" in extensions()

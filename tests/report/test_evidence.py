@@ -93,3 +93,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     np.savez(tmp_path / "other.npz", a=np.arange(3))
     with pytest.raises(UserError, match="other.npz cannot be read"):
         evidence.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("change, why", [
+    ({"truth": np.array([0, 0, 1, 9])}, "truth goes from 0 to 9"), ({"source": np.array([0, 0, -1, 4])}, "source goes from -1 to 4"),
+    ({"before": np.array([0, 1])}, "there are 2 of before, not 4"), ({"after": np.array([0., 1., 1., 0.])}, "after is float64"),
+    ({"classes": np.array([1, 2, 3])}, "classes is int64"), ({"unsmoothness": np.array([.5, np.nan, 1., .7])}, "not finite"),
+    ({"tiles": np.zeros((5, 8, 8), np.uint8)}, "tiles is uint8 [5, 8, 8]"),
+    ({"tile_file": np.array(["a"])}, "there are 1 of tile_file")])
+def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path, change, why):
+    seen = made(dataset(), REGION, [2])
+    vars(seen).update(change)
+    evidence.save(tmp_path / "predictions.npz", seen)
+    with pytest.raises(UserError) as caught:
+        evidence.load(tmp_path / "predictions.npz")
+    assert why in str(caught.value)

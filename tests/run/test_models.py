@@ -1,4 +1,5 @@
 """models.py: a model of each source is repaired, and its checkpoint takes the place of the old one."""
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,23 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(field, capsys, fla
     message = refusal(capsys, "net.py:build", "old.pt", *flags)
     assert all(part in message for part in parts), message
     assert not Path("out/results.csv").exists() and not list(Path().glob("*finetuned*"))
+
+
+def test_a_model_under_repair_that_is_damaged_or_another_is_named_before_anything_is_written(field, capsys):
+    weights, path = own().state_dict(), field / "bought.pth"
+    torch.save(weights, path)
+    flipped = bytearray(path.read_bytes())
+    flipped[flipped.index(weights["0.weight"].numpy().tobytes()) + 100] ^= 1
+    whole = path.read_bytes()
+    others = {"6.bias has values that are not finite": weights | {"6.bias": torch.tensor([0., float("nan")] * 16)},
+              "8.weight is \\(5, 32\\), not \\(4, 32\\)": weights | {"8.weight": torch.zeros(5, 32)},
+              "conv.weight is foreign|is missing": {"conv.weight": torch.zeros(3)}}
+    found = {"does not have its checksum": bytes(flipped), "is damaged": whole[:len(whole) // 2], "EOFError": b""}
+    for why, content in others.items():
+        torch.save(content, path)
+        found[why] = path.read_bytes()
+    for why, content in found.items():
+        path.write_bytes(content)
+        message = refusal(capsys, "net.py:build", "bought.pth", "--solution", "gini", "--no_replay")
+        assert "checkpoint bought.pth" in message and re.search(why, message), message
+    assert not list(field.rglob("results.csv")) and not list(field.rglob("*_repaired.pth"))
