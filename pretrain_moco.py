@@ -16,7 +16,9 @@ import torch
 from hybridrepair.base import checkpoint, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
+from hybridrepair.base.version import code_version
 from hybridrepair.images import data
+from hybridrepair.images.arrays import taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import MAX_SEED, SEED, generator, key
 from hybridrepair.run.flags import Parser, add_data, add_machine, number
@@ -78,9 +80,9 @@ def main(args) -> None:
         index = np.sort(generator(key(args.manualSeed, "moco images")).choice(index, args.n_images, replace=False))
     names = ("dataset", "arch", "small_stem", "dim", "mlp_dim", "n_epochs", "batch_size", "lr", "weight_decay", "warmup_epochs",
              "momentum", "temperature")
-    images = dataset.images[index]
+    images = taken(dataset.images, index)
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
-                "images": checkpoint.digest(images), "mean": dataset.mean, "std": dataset.std, **rounding(args)}
+                "images": checkpoint.digest(images), "mean": dataset.mean, "std": dataset.std, **rounding(args), **code_version()}
     if not args.force and checkpoint.made_with(path, settings):
         print(f"{path} is there already, made with the same settings: nothing to do")
         states.forget(contrastive.state_path(path), settings)

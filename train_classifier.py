@@ -15,6 +15,7 @@ import torch
 from hybridrepair.base import checkpoint, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
+from hybridrepair.base.version import code_version
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
@@ -69,12 +70,13 @@ def main(args) -> None:
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "lr": args.lr, "batch_size": args.batch_size, "seed": args.manualSeed,
                 **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset),
-                **of_code(args.model)}
-    if not args.force and checkpoint.made_with(path, settings):
+                **of_code(args.model), **code_version()}
+    train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
+    settings["data"] = classifier.digest_of(train, val, dataset.num_classes, dataset.mean, dataset.std)
+    if not args.force and checkpoint.made_with(path, settings, unsaid=("data",)):
         print(f"{path} is there already, made with the same settings: nothing to do")
         states.forget(classifier.state_path(path), settings)
         return
-    train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
     torch.manual_seed(args.manualSeed)
     height, width, channels = dataset.images.shape[1:]
     model = on_machine(create(args.model, dataset.num_classes, channels, (height, width)), args, device)

@@ -19,7 +19,7 @@ from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of,
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection
 
-TOLD = ("seed", "mean", "std")  # settings of a choice that may change before it is answered
+TOLD = ("seed", "mean", "std", "code")  # settings of a choice that may change before it is answered
 NAME = "manifest.json"
 FORMAT = "hybridrepair questions 1"
 UNFINISHED = {"format": FORMAT, "unfinished": True}

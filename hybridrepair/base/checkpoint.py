@@ -118,9 +118,10 @@ def equal(one: object, other: object) -> bool:
         return False
 
 
-def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
+def made_with(path: Path, settings: dict, force: bool = False, unsaid: Collection[str] = ()) -> dict | None:
     """The content of the checkpoint `path`, if its entry `settings` equals `settings`; None where there is no such file.
 
+    Settings called `unsaid`, which earlier versions did not write, are taken to be the same where it does not tell them.
     UserError if it was made with other settings or cannot be read; with `force`, which replaces it, None then too.
     """
     if not path.exists():
@@ -131,7 +132,10 @@ def made_with(path: Path, settings: dict, force: bool = False) -> dict | None:
         if force:
             return None
         raise UserError(f"{error}, or replace it by --force") from error
-    differ = difference(content.get("settings"), settings)
+    found = content.get("settings")
+    if isinstance(found, dict):
+        found = {name: settings[name] for name in unsaid} | found
+    differ = difference(found, settings)
     if not differ:
         return content
     if force:
@@ -221,11 +225,15 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
 
 
-def digest(*contents: bytes | np.ndarray) -> str:
-    """The first 16 hex digits of the SHA-256 of the contents, one after the other: what tells files or arrays apart in settings."""
+def digest(*contents: bytes | np.ndarray | Iterator[np.ndarray]) -> str:
+    """The first 16 hex digits of the SHA-256 of the contents, one after the other: what tells files or arrays apart in settings.
+
+    Arrays of an iterator are held one at a time.
+    """
     made = hashlib.sha256()
     for content in contents:
-        made.update(np.ascontiguousarray(content).reshape(-1).data if isinstance(content, np.ndarray) else content)
+        for part in content if isinstance(content, Iterator) else [content]:
+            made.update(np.ascontiguousarray(part).reshape(-1).data if isinstance(part, np.ndarray) else part)
     return made.hexdigest()[:16]
 
 

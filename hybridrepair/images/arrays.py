@@ -1,5 +1,7 @@
 """The arrays that a dataset is kept in, images.npy and labels.npy: written whole, read and checked, and their mean and std."""
 import json
+import math
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,32 @@ def read(path: Path, memory_map: bool = False) -> np.ndarray:
     return array
 
 
+def taken(images: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """A copy of the images [N, H, W, C] at int64 index [M], read some 4 MB at a time.
+
+    `images[index]` of a memory map would leave every page that it read in memory, beside the copy.
+    """
+    copy, step = np.empty((len(index), *images.shape[1:]), images.dtype), step_of(images)
+    for begin in range(0, len(index), step):
+        copy[begin:begin + step] = images[index[begin:begin + step]]
+        forget(images)
+    return copy
+
+
+def step_of(images: np.ndarray) -> int:
+    """How many images [N, H, W, C] make a chunk."""
+    return max(1, CHUNK // math.prod(images.shape[1:]))
+
+
+def forget(images: np.ndarray) -> None:
+    """Drop what was read of a memory map from the memory of the process; it is read again where it is needed."""
+    base: object = images
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap):
+        base.madvise(MADV_DONTNEED)
+
+
 def mean_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of uint8 images [N, H, W, C], pixels in [0, 1].
 
@@ -46,13 +74,14 @@ def mean_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     """
     channels = images.shape[3]
     total, squares = np.zeros(channels, np.uint64), np.zeros(channels, np.uint64)
-    step = max(1, CHUNK // images[0].size)
+    step = step_of(images)
     for begin in range(0, len(images), step):
         for channel, values in enumerate(np.moveaxis(images[begin:begin + step], 3, 0)):
             counts = np.bincount(values.ravel(), minlength=256).astype(np.uint64)
             level = np.arange(256, dtype=np.uint64)
             total[channel] += counts @ level
             squares[channel] += counts @ (level * level)
+        forget(images)
     n = images.size // channels
     mean = [int(each) / n for each in total]
     # n squares - total^2 in whole numbers of any length: nothing is lost where they are nearly equal

@@ -15,7 +15,7 @@ from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import line_of, text_of
 from hybridrepair.images import description, folders
-from hybridrepair.images.arrays import MIN_SIZE, SIZE, UNKNOWN, mean_std, read, save
+from hybridrepair.images.arrays import MIN_SIZE, SIZE, UNKNOWN, mean_std, read, save, step_of, taken
 from hybridrepair.images.parts import FOLDERS, MEASURED, parts
 from hybridrepair.images.registry import DATASETS
 
@@ -36,9 +36,15 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits that change with whatever makes a result: images, labels, parts, classes, mean and std."""
+        """16 hex digits that change with whatever makes a result: parts, their images and labels, classes, mean and std.
+
+        Images in no part are not read, of which there may be more than can be.
+        """
         made_of = repr((self.class_names, [float(each) for each in (*self.mean, *self.std)]))
-        return digest(made_of.encode(), *(self.split[part] for part in sorted(self.split)), self.labels, self.images)
+        index = np.unique(np.concatenate([*self.split.values()]))
+        step = step_of(self.images)
+        chunks = (taken(self.images, index[begin:begin + step]) for begin in range(0, len(index), step))
+        return digest(made_of.encode(), *(self.split[part] for part in sorted(self.split)), self.labels[index], chunks)
 
     def file(self, index: int) -> str:
         """The path of the file that image `index` was read from; "" for a dataset that was not an image folder.

@@ -47,6 +47,12 @@ def short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def exact(value: object) -> str:
+    """As `short`, but a number that has more digits with all of them: what tells two runs apart."""
+    text = short(value)
+    return repr(value) if isinstance(value, float) and float(text) != value else text
+
+
 def accuracy_text(percent: float) -> str:
     """Rounded to 2 decimals, without trailing zeros: 83.8."""
     return f"{percent:.2f}".rstrip("0").rstrip(".")
@@ -79,9 +85,9 @@ class Run:
 
     def __init__(self, scenario: Scenario):
         args = scenario.args
-        settings = " ".join(f"{name}={short(value)}" for name, value in scenario.settings.items())
+        settings = " ".join(f"{name}={exact(value)}" for name, value in scenario.settings.items())
         values = (args.dataset, args.model2test_arch, args.model_number, args.solution, args.p_budget, scenario.seed, settings)
-        self.identity = {name: short(value) for name, value in zip(IDENTITY, values)}
+        self.identity = {name: exact(value) for name, value in zip(IDENTITY, values)}
         self.save_path = save_path_of(args)
         self.results = self.save_path / "results.csv"
         told = [self.identity[name] for name in ("model_number", "solution", "p_budget", "seed")]

@@ -15,7 +15,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.images import data
-from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import key
@@ -119,7 +119,7 @@ class Scenario:
         """What a choice is made with here."""
         index = self.dataset.split["pool"]
         parts = np.array_split(index, len(index) // 1000 + 1)
-        pool = checkpoint.digest(*(checkpoint.digest(self.dataset.images[part].tobytes()).encode() for part in parts))
+        pool = checkpoint.digest(*(checkpoint.digest(taken(self.dataset.images, part)).encode() for part in parts))
         made = settings.selection_settings(self.args, self.settings)
         made |= {name: " ".join(f"{value:.6g}" for value in values) for name, values in (("mean", self.dataset.mean),
                                                                                        ("std", self.dataset.std))}

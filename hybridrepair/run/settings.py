@@ -4,6 +4,7 @@ from pathlib import Path
 from hybridrepair.annotation import answers, manifest
 from hybridrepair.base import checkpoint
 from hybridrepair.base.builders import file_of, is_builder
+from hybridrepair.base.version import code_version
 from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
 from hybridrepair.selection.extractor import MODEL, Extractor
@@ -99,7 +100,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
     if args.feature_layer:
         settings["feature_layer"] = args.feature_layer
     largest = STEP if semi_supervised(args) else BATCH
-    return settings | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {
+    return settings | code_version() | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {
         "data": data, "weights": weights}
 
 
@@ -112,6 +113,6 @@ def of_answers(path: str, named: str | None) -> str:
 def selection_settings(args, settings: dict) -> dict[str, str]:
     """Those of all settings that make the choice of images, as texts."""
     names = ["cluster", *dict.fromkeys(flag for flags in CLUSTERING_FLAGS.values() for flag in flags), "cell_size", "fe",
-             "feature_layer", "builder", "img_size", "labelled"]
+             "feature_layer", "builder", "img_size", "labelled", "code"]
     made = {"solution": args.solution, "p_budget": f"{args.p_budget:g}", "seed": str(args.manualSeed)}
     return made | {name: str(settings[name]) for name in names if name in settings}

@@ -9,6 +9,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.device import images_at_once
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
+from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.extractor import Extractor
 
@@ -37,9 +38,10 @@ def extract(extractor: Extractor, normalise: Normalise, images: Tensor, batch_si
     """Features float32 [N, D], L2-normalised, of images uint8 [N, H, W, C].
 
     `batch_size` counts images of up to 32x32 pixels. Kept in a file that is named for the extractor, the images, their shape and the
-    normalisation. UserError where they are not finite.
+    normalisation, and for the version of the code. UserError where they are not finite.
     """
-    made_of = [extractor.made_of, checkpoint.digest_of(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist()]
+    made_of = [extractor.made_of, checkpoint.digest_of(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist(),
+               *code_version().values()]
     cache = extractor.folder / f"features_{checkpoint.digest(repr(made_of).encode())}.npy"
     features = kept(cache, len(images))
     if features is None:

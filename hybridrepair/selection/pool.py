@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybridrepair.images.arrays import taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import key
@@ -43,7 +44,7 @@ class Pool:
     @cached_property
     def images(self) -> Tensor:
         """uint8 [N, H, W, C], on the device."""
-        return torch.from_numpy(self.dataset.images[self.pool_index]).to(self.device)
+        return torch.from_numpy(taken(self.dataset.images, self.pool_index)).to(self.device)
 
     @cached_property
     def _predictions(self) -> tuple[Tensor, Tensor]:

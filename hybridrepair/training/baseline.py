@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from hybridrepair.base import checkpoint, states
+from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
 from hybridrepair.training.finetune import Labelled, Recipe, finetune
 
@@ -13,7 +14,7 @@ from hybridrepair.training.finetune import Labelled, Recipe, finetune
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
     """What makes a baseline: `weights` is the digest of the model under repair."""
     settings = {"weights": weights, "train": checkpoint.digest_of(train.images, train.labels), "epochs": recipe.epochs, "lr": recipe.lr,
-                "weight_decay": recipe.weight_decay, "seed": recipe.seed}
+                "weight_decay": recipe.weight_decay, "seed": recipe.seed, **code_version()}
     return settings | ({"estimated_statistics": True} if recipe.estimated_statistics else {})
 
 

@@ -5,7 +5,7 @@ Source of method and constants: Li, Chen and Xu, "HybridRepair", ISSTA 2022.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,13 @@ def learning_rate(epoch: int, epochs: int, highest: float) -> float:
 def state_path(path: Path) -> Path:
     """Where the state of the training of `path` lies."""
     return path.with_suffix(".partial.t7")
+
+
+def digest_of(images: Labelled, val: Labelled, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> str:
+    """The digest of what a training is given: train and val images with their labels, the number of classes, and the normalisation."""
+    made_of = repr((num_classes, len(images.labels), *map(float, (*mean, *std))))
+    parts = checkpoint.digest_of(images.images, images.labels, val.images, val.labels)
+    return checkpoint.digest(made_of.encode(), parts.encode())
 
 
 def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict,

@@ -16,7 +16,7 @@ from hybridrepair.base.device import images_at_once, seeded
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
 from hybridrepair.base.states import Kept
-from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import generator, key
@@ -55,7 +55,7 @@ class Labelled:
     @classmethod
     def of(cls, dataset: Dataset, index: np.ndarray, device: torch.device) -> "Labelled":
         """The images of a dataset at int64 index [N]."""
-        return cls(torch.from_numpy(dataset.images[index]).to(device), torch.from_numpy(dataset.labels[index]).to(device))
+        return cls(torch.from_numpy(taken(dataset.images, index)).to(device), torch.from_numpy(dataset.labels[index]).to(device))
 
 
 def batches(order: Tensor, size: int = BATCH, whole: bool = False) -> list[Tensor]:
