@@ -110,3 +110,33 @@ def image_folder(folder: Path) -> None:
     for i in range(3):
         picture(folder / "field" / f"{i}.png", (0, 0, 10 * i))
     picture(folder / "field" / "dog" / "0.png", 77, mode="L")
+
+
+TINY = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.ReLU(), nn.Linear(12, num_classes))
+"""
+CALL = ["--data_path", "data", "--model2test_arch", "tiny.py:build", "--model2test_path", "tiny.pt", "--fe", "model2test",
+        "--retrain_epoch", "1", "--device", "cpu"]  # of repair.py and selection.py, with what `write_tiny` writes
+
+
+def write_tiny(folder: Path, num_classes: int = 2) -> None:
+    """A file tiny.py that builds a network for images of 8 pixels, and its random weights tiny.pt: the cheapest model under repair."""
+    (folder / "tiny.py").write_text(TINY)
+    names: dict = {}
+    exec(TINY, names)
+    torch.manual_seed(0)
+    torch.save(names["build"](num_classes).state_dict(), folder / "tiny.pt")
+
+
+def write_pool(root: Path, images: np.ndarray, labels: np.ndarray, name: str = "field") -> None:
+    """A dataset of two classes in `root`: 20 train and 20 T2 images of noise, and these as its pool."""
+    others = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    folder = root / name
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", np.concatenate([others, images]))
+    np.save(folder / "labels.npy", np.concatenate([np.arange(40) % 2, labels]))
+    split = {"train": [0, 20], "T2": [20, 40], "pool": [40, None]}
+    (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["cat", "dog"], "mean": [.5] * 3, "std": [.25] * 3}))

@@ -71,12 +71,21 @@ class Models:
         """After fine-tuning on its own train set, if that is replayed: what every repair starts from."""
         if self.args.no_replay:
             return self.raw
-        model, recipe = self._loaded(), recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
-        settings = baseline.settings_of(recipe, self.train, self.weights) | rounding(self.args) | of_code(self.args.model2test_arch)
-        settings |= of_parts(self.args, self.dataset, BATCH) | {"mean": list(self.dataset.mean), "std": list(self.dataset.std)}
+        model, settings = self._loaded(), self.of_baseline
         kept = checkpoint.beside(baseline.path_of(self.path, settings), save_path_of(self.args))
-        baseline.tune(model, kept, self.normalise, self.train, recipe, settings, self.accuracy_of)
+        baseline.tune(model, kept, self.normalise, self.train, self.baseline_recipe, settings, self.accuracy_of)
         return model
+
+    @property
+    def baseline_recipe(self) -> Recipe:
+        return recipe_of(self.args, "baseline", SEED)  # one for all seeds, so that their results compare
+
+    @property
+    def of_baseline(self) -> dict:
+        """The settings that make the tuned one."""
+        settings = baseline.settings_of(self.baseline_recipe, self.train, self.weights)
+        settings |= rounding(self.args) | of_code(self.args.model2test_arch) | of_parts(self.args, self.dataset, BATCH)
+        return settings | {"mean": list(self.dataset.mean), "std": list(self.dataset.std)}
 
     def to_repair(self) -> nn.Module:
         """A copy of the tuned one to be trained on, compiled where the flags say so, which a copy is not by itself."""
