@@ -116,14 +116,14 @@ TINY = """
 from torch import nn
 
 def build(num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.ReLU(), nn.Linear(12, num_classes))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 12), nn.ReLU(), nn.Linear(12, num_classes))
 """
 CALL = ["--data_path", "data", "--model2test_arch", "tiny.py:build", "--model2test_path", "tiny.pt", "--fe", "model2test",
         "--retrain_epoch", "1", "--device", "cpu"]  # of repair.py and selection.py, with what `write_tiny` writes
 
 
 def write_tiny(folder: Path, num_classes: int = 2) -> None:
-    """A file tiny.py that builds a network for images of 8 pixels, and its random weights tiny.pt: the cheapest model under repair."""
+    """A file tiny.py that builds a network for images of any size, and its random weights tiny.pt: the cheapest model under repair."""
     (folder / "tiny.py").write_text(TINY)
     names: dict = {}
     exec(TINY, names)
@@ -140,3 +140,10 @@ def write_pool(root: Path, images: np.ndarray, labels: np.ndarray, name: str = "
     np.save(folder / "labels.npy", np.concatenate([np.arange(40) % 2, labels]))
     split = {"train": [0, 20], "T2": [20, 40], "pool": [40, None]}
     (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["cat", "dog"], "mean": [.5] * 3, "std": [.25] * 3}))
+
+
+@pytest.fixture
+def unpainted(monkeypatch) -> None:
+    """Runs leave neither plots nor a report, which take ten times as long as all the rest of a tiny one."""
+    monkeypatch.setattr("hybridrepair.report.plots.write", lambda *given: None)
+    monkeypatch.setattr("hybridrepair.report.page.leave", lambda *given: None)

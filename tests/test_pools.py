@@ -10,7 +10,6 @@ from conftest import CALL, refusal, write_pool, write_tiny
 from hybridrepair.annotation.oracle import Oracle
 from hybridrepair.base import checkpoint
 from hybridrepair.base.rows import read_rows
-from hybridrepair.report import page, plots
 from hybridrepair.selection.strategies import SOLUTIONS
 
 NOISE = np.random.default_rng(1).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
@@ -43,13 +42,6 @@ def asked(monkeypatch) -> list[list[int]]:
     monkeypatch.setattr(Oracle, "annotate", lambda self, index, genuine=Oracle.annotate: (
         calls.append(index.tolist()), genuine(self, index))[1])
     return calls
-
-
-@pytest.fixture
-def unpainted(monkeypatch) -> None:
-    """Runs leave neither plots nor a report, which take ten times as long as all the rest here."""
-    monkeypatch.setattr(plots, "write", lambda *given: None)
-    monkeypatch.setattr(page, "leave", lambda *given: None)
 
 
 def run(pool: str, solution: str, budget: int, *flags: str) -> dict[str, str]:

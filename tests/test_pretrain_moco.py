@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import pretrain_moco
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
 from hybridrepair.base.states import Kept
 from hybridrepair.images.augment import Normalise
@@ -345,6 +345,11 @@ def test_a_file_made_from_other_images_or_with_another_normalisation_is_refused(
     images[96:] ^= 1
     write(complete, images, labels)
     assert "made with images" in refusal(complete, capsys)
+
+
+def test_a_file_of_another_version_of_the_code_is_refused(complete, capsys, monkeypatch):
+    monkeypatch.setattr(version, "CODE", 2)
+    assert "made with code not given instead of 2" in refusal(complete, capsys)
 
 
 def test_a_published_file_and_a_damaged_one_are_refused_and_replaced_by_force(complete, capsys, whole):

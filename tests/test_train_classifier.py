@@ -15,7 +15,7 @@ from torchvision import models
 
 import train_classifier
 from conftest import picture
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
@@ -370,6 +370,37 @@ def test_a_result_of_another_biased_set_or_of_unknown_settings_is_kept(root, who
     torch.save({"net": {}, "acc": 90.0, "epoch": 7}, tmp_path / "out" / FILE)  # as the published code wrote it
     assert "made with unknown settings" in refusal(capsys, *command(root, tmp_path / "out"))
     assert checkpoint.load(tmp_path / "out" / FILE)["acc"] == 90
+
+
+@pytest.mark.parametrize("change", ["a train label", "a val image", "mean", "a class more"])
+def test_a_result_of_other_data_is_kept(whole, tmp_path, capsys, change):
+    make_dataset(tmp_path / "data/tiny")
+    shutil.copytree(whole, tmp_path / "out")
+    at = {part: int(np.load(tmp_path / f"out/biased_dataset/0/{part}.npy")[0]) for part in ("train", "val")}
+    for name, index in {"a train label": ("labels", at["train"]), "a val image": ("images", 64 + at["val"])}.items():
+        if name == change:
+            array = np.load(tmp_path / f"data/tiny/{index[0]}.npy")
+            array[index[1]] = (array[index[1]] + 1) % 3
+            np.save(tmp_path / f"data/tiny/{index[0]}.npy", array)
+    description = tmp_path / "data/tiny/dataset.json"
+    more = {"mean": {"mean": [0.5] * 3, "std": [0.25] * 3}, "a class more": {"classes": list("abcd")}}.get(change, {})
+    description.write_text(json.dumps(json.loads(description.read_text()) | more))
+    assert "made with data " in refusal(capsys, *command(tmp_path / "data", tmp_path / "out"))
+
+
+def test_a_result_of_another_version_of_the_code_is_kept(root, whole, tmp_path, capsys, monkeypatch):
+    shutil.copytree(whole, tmp_path / "out")
+    monkeypatch.setattr(version, "CODE", 2)
+    assert "made with code not given instead of 2" in refusal(capsys, *command(root, tmp_path / "out"))
+
+
+def test_a_result_of_an_earlier_version_which_does_not_tell_its_data_is_taken_as_it_is(root, whole, tmp_path, capsys):
+    content = checkpoint.load(whole / FILE)
+    del content["settings"]["data"]
+    checkpoint.save(tmp_path / "out" / FILE, content)
+    shutil.copytree(whole / "biased_dataset", tmp_path / "out/biased_dataset")
+    train(root, tmp_path / "out")
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_force_trains_anew_whatever_is_there(root, expected, tmp_path, capsys):

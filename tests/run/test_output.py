@@ -88,6 +88,13 @@ def test_another_identity_is_another_folder_and_another_row(tmp_path, name):
     assert run.find()["acc_after"] == "80" and other.find()["acc_after"] == "70"
 
 
+def test_numbers_that_differ_beyond_six_digits_make_other_runs():
+    exact = output.exact
+    assert [exact(value) for value in (0.001, 1 / 3, True, None)] == ["0.001", "0.3333333333333333", "1", ""]
+    assert run_of(p_budget=12.34567).identity != run_of(p_budget=12.345671).identity
+    assert run_of(settings=SETTINGS | {"lam_ul": 1 + 1e-9}).folder != run_of(settings=SETTINGS | {"lam_ul": 1.0}).folder
+
+
 # rows
 
 def test_a_row_has_every_column_and_is_empty_where_the_run_has_nothing_to_say(tmp_path):

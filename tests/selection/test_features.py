@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet, resnet18, resnet50
 
+from hybridrepair.base import version
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.extractor import encoder
@@ -140,6 +141,12 @@ def test_features_of_anything_else_are_computed_anew(path, cached, tmp_path, ima
     alone = Path(shutil.copy(path, (tmp_path / "alone").mkdir() or tmp_path / "alone"))
     found = extract(encoder(path, "signs"), normalise, images, 9)
     assert not torch.allclose(found, cached[1], atol=1e-3) and found.equal(extract(encoder(alone, "signs"), normalise, images, 9))
+
+
+def test_features_of_another_version_of_the_code_are_computed_anew(path, cached, monkeypatch):
+    monkeypatch.setattr(version, "CODE", 2)
+    extract(encoder(path, "signs"), NORMALISE, IMAGES, 9)
+    assert len([*path.parent.glob("features_*")]) == 2
 
 
 def cut(keep: float):
