@@ -64,3 +64,26 @@ def test_a_slice_of_an_array_larger_than_memory_is_selected_from(tmp_path):
     assert images.nbytes > 40 * GB and peak < 2 * GB
     asked = [int(row["id"].removeprefix("#")) for row in read_rows(tmp_path / "ask/to_label.csv")]
     assert len(set(asked)) == 50 and begin + 400 <= min(asked) <= max(asked) < begin + 1400
+
+
+def write_many(folder: Path, n: int) -> None:
+    """A dataset of two classes in `folder`, with a pool of n images of 32 pixels, written some at a time."""
+    folder.mkdir(parents=True)
+    with open(folder / "images.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n + 400, 32, 32, 3)})
+        for begin in range(0, n + 400, 10_000):
+            file.write(images_like(min(10_000, n + 400 - begin), 1000, np.random.default_rng(begin)).tobytes())
+    np.save(folder / "labels.npy", np.arange(n + 400) % 2)
+    split = {"train": [0, 200], "T2": [200, 400], "pool": [400, None]}
+    (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["cat", "dog"]}))
+
+
+@pytest.mark.long
+def test_a_pool_of_300_000_images_is_selected_from_within_3_gb(tmp_path):
+    """Nine views of each, features, regions and a choice; k-means alone cuts the pool, since HDBSCAN looks at all pairs of images."""
+    write_many(tmp_path / "data/many", 300_000)
+    write_tiny(tmp_path)
+    peak = peak_of(tmp_path, "--dataset", "many", "--p_budget", "1", "--auto_tao", "--cluster", "kmeans", "--cell_size", "5000",
+                   "--out", "ask", seconds=3600)
+    (tmp_path / "data/many/images.npy").unlink()
+    assert len(read_rows(tmp_path / "ask/to_label.csv")) == 3000 and peak < 3 * GB, peak

@@ -61,12 +61,15 @@ def unsmoothness(model: nn.Module, normalise: Normalise, images: Tensor, key: in
     """
     model.eval()
     index = torch.arange(len(images), device=images.device)
-    parts = []
+    found: list[Tensor] = []  # filled in place: small results kept one by one would pin the large blocks freed between
     size = max(1, images_at_once(batch_size, *images.shape[1:3]) // (1 + views))
     for batch in progress(index.split(size), title):
         logits = model(views_of(images[batch], normalise, key, batch, views))[0]
-        parts.append(disagreement(logits.double().softmax(-1).unflatten(0, (1 + views, -1))))
-    return Unsmoothness(*(torch.cat(part) for part in zip(*parts)))
+        parts = disagreement(logits.double().softmax(-1).unflatten(0, (1 + views, -1)))
+        found = found or [part.new_empty(len(images)) for part in parts]
+        for whole, part in zip(found, parts):
+            whole[batch] = part
+    return Unsmoothness(*found)
 
 
 def normalised(values: Tensor) -> Tensor:
