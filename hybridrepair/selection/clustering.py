@@ -15,6 +15,7 @@ MIN_CLUSTER_SIZE = 5
 MAX_ITERATIONS = 100
 NOISE = -1
 PAIRS = 2 ** 21  # of points, looked at together by dbscan
+NUMBERS = 2 ** 24  # of features, made float64 at a time
 LEAST = 1e-150  # between copies: a sparse graph has no edges of length 0
 
 
@@ -52,12 +53,14 @@ def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor,
     half = squared_norms(centres, centres.dtype) / 2
     # small results kept one by one would pin the large blocks freed between them: N x k numbers in the end
     index = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    for part, out in zip(points.split(chunk), index.split(chunk)):
+    distance = torch.empty_like(points[:, 0])
+    for part, out, squared in zip(points.split(chunk), index.split(chunk), distance.split(chunk)):
         out.copy_(torch.addmm(half, part, centres.T, alpha=-1).argmin(1))
-    return index, (points - centres[index]).square().sum(1)
+        squared.copy_((part - centres[out]).square().sum(1))
+    return index, distance
 
 
-def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
+def spread_out(points: Tensor, k: int, rng: np.random.Generator, chunk: int = 2048) -> Tensor:
     """k-means++ with several candidates a step, of which the one that lowers the inertia most is kept: centres [k, D].
 
     Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
@@ -66,7 +69,9 @@ def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     norm = squared_norms(points, points.dtype)
     first = int(rng.integers(n))
     chosen: list[Tensor | int] = [first]
-    closest = (points - points[first]).square().sum(1)
+    closest = torch.empty_like(norm)
+    for part, out in zip(points.split(chunk), closest.split(chunk)):
+        out.copy_((part - points[first]).square().sum(1))
     uniform = torch.from_numpy(rng.random((k, trials))).to(points.device)
     for step in range(1, k):
         reach = closest.cumsum(0, dtype=torch.float64)
@@ -82,14 +87,17 @@ def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
 def centroids(points: Tensor, label: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Means float64 [k, D] and sizes int64 [k] of the clusters that `label` int64 [N] names; an empty one's mean is 0.
 
-    Sums run in float64 over points sorted by label, so they do not depend on threads.
+    Sums run in float64 over points sorted by label, so they do not depend on threads; some features at a time.
     """
     order = label.argsort(stable=True)
     size = torch.bincount(label, minlength=k)
-    total = torch.zeros(len(points) + 1, points.shape[1], dtype=torch.float64, device=points.device)
-    torch.cumsum(points[order].double(), 0, out=total[1:])
-    end = size.cumsum(0)
-    return (total[end] - total[end - size]) / size.clamp(min=1)[:, None], size
+    end, columns = size.cumsum(0), max(1, NUMBERS // len(points))
+    mean = torch.empty(k, points.shape[1], dtype=torch.float64, device=points.device)
+    for part, out in zip(points.split(columns, 1), mean.split(columns, 1)):
+        total = torch.zeros(len(points) + 1, part.shape[1], dtype=torch.float64, device=points.device)
+        torch.cumsum(part[order].double(), 0, out=total[1:])
+        out.copy_((total[end] - total[end - size]) / size.clamp(min=1)[:, None])
+    return mean, size
 
 
 def kmeans(points: Tensor, k: int, seed: int) -> Tensor:
@@ -150,7 +158,9 @@ def representatives(features: Tensor, label: Tensor) -> Tensor:
         return member
     label, points = label[member], features[member]
     centre, size = centroids(points, label, int(label.max()) + 1)
-    distance = (points.double() - centre[label]).square().sum(1).float()
+    distance, rows = torch.empty(len(points), device=points.device), max(1, NUMBERS // points.shape[1])
+    for part, of, out in zip(points.split(rows), label.split(rows), distance.split(rows)):
+        out.copy_((part.double() - centre[of]).square().sum(1))
     order = distance.argsort(stable=True)
     order = order[label[order].argsort(stable=True)]
     return member[order[size.cumsum(0) - size]]

@@ -243,6 +243,7 @@ def test_weights_of_are_a_copy_in_the_default_layout():
 
 def test_a_digest_is_the_beginning_of_the_sha256():
     assert checkpoint.digest(b"abc") == "ba7816bf8f01cfea"  # FIPS 180-4, example of one block
+    assert checkpoint.digest(b"a", iter([np.array([98, 99], np.uint8)])) == "ba7816bf8f01cfea"
 
 
 def test_settings_that_hold_tensors_are_other_settings(tmp_path):

@@ -1,12 +1,13 @@
 """arrays.py: mean and std exact and within a bound of memory, and files that are written whole or not at all."""
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import refusal
 from hybridrepair.images import arrays
-from hybridrepair.images.arrays import mean_std, read, save
+from hybridrepair.images.arrays import mean_std, read, save, taken
 
 
 def test_mean_and_std_are_those_of_each_channel():
@@ -81,3 +82,27 @@ def test_what_is_no_single_array_is_refused(tmp_path):
     assert "cannot be read as an array" in refusal(read, tmp_path / "a.npz")
     np.save(tmp_path / "b.npy", np.array([{}], dtype=object))
     assert "cannot be read as an array" in refusal(read, tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize("chunk", [1, 5000, 2 ** 22])
+def test_images_are_taken_by_their_places_whatever_the_chunk(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(arrays, "CHUNK", chunk)
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 9, 3), dtype=np.uint8)
+    save(tmp_path / "images.npy", images)
+    index = np.array([3, 49, 3, 0, *range(10, 40)])
+    for each in (images, read(tmp_path / "images.npy", memory_map=True)):
+        copy = taken(each, index)
+        assert np.array_equal(copy, images[index]) and copy.flags.writeable and taken(each, index[:0]).shape == (0, 8, 9, 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell what is resident")
+@pytest.mark.parametrize("reading", [lambda images: taken(images, np.arange(len(images))), mean_std])
+def test_what_was_read_of_a_memory_map_does_not_stay_in_memory(tmp_path, reading):
+    def resident() -> int:
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
+        return int(line.split()[1]) * 1024
+
+    save(tmp_path / "images.npy", np.zeros((12_000, 32, 32, 3), np.uint8))  # 37 MB
+    images, before = read(tmp_path / "images.npy", memory_map=True), resident()
+    reading(images)
+    assert resident() - before < 8e6

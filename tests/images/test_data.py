@@ -1,6 +1,7 @@
 """data.py: arrays of one's own, what is refused and how, and which source goes before which. No network."""
 import json
 import pickle
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -225,3 +226,26 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     message = refusal(data.load, "digits", tmp_path)
     assert "cannot be written" in message and "No space left" in message
     assert not list((tmp_path / "digits").iterdir())
+
+
+def test_the_digest_of_a_dataset_whose_parts_are_all_of_it_is_that_of_earlier_versions(tmp_path):
+    images = arrays(tmp_path / "mine", description={"split": SPLIT, "mean": [.5] * 3, "std": [.25] * 3})
+    whole = repr((["0", "1"], [.5, .5, .5, .25, .25, .25])).encode()
+    for part in (range(6, 8), range(8, 12), range(4), range(4, 6)):  # T2, pool, train, val
+        whole += np.array(part, np.int64).tobytes()
+    whole += (np.arange(12) % 2).tobytes() + images.tobytes()
+    assert data.load("mine", tmp_path).digest == sha256(whole).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("place, changes", [(0, False), (1, True), (5, False), (11, True)])
+def test_a_digest_changes_with_the_images_and_labels_of_the_parts_and_no_others(tmp_path, place, changes):
+    images = arrays(tmp_path / "mine", description={"split": {"train": [1, 4], "pool": [8, None]}, "mean": [.5] * 3, "std": [.25] * 3})
+    before = data.load("mine", tmp_path).digest
+    labels = np.arange(12) % 2
+    labels[place] ^= 1
+    np.save(tmp_path / "mine/labels.npy", labels)
+    assert (data.load("mine", tmp_path).digest != before) == changes
+    np.save(tmp_path / "mine/labels.npy", np.arange(12) % 2)
+    images[place, 3, 3] ^= 1
+    np.save(tmp_path / "mine/images.npy", images)
+    assert (data.load("mine", tmp_path).digest != before) == changes

@@ -145,7 +145,8 @@ OTHER = {  # flags that change a result; beside some, what they need to do so
     "--labelled": ["answers.csv"], "--allow_missing": []}
 SAME = {  # and those that do not
     "--data_path": ["copy"], "--skip_bad": [], "--batch_size": ["7"], "--save_path": ["elsewhere"], "--force": [],
-    "--save_every": ["1"], "--report_to": ["tensorboard"], "--step": ["1"], "--latent_space_plot": [], "--tcp": ["1"], "--device": ["cpu"], "--compile": [],
+    "--save_every": ["1"], "--report_to": ["tensorboard"],
+    "--step": ["1"], "--latent_space_plot": [], "--tcp": ["1"], "--device": ["cpu"], "--compile": [],
     "--num_workers": ["2"]}
 STARTS = {"--img_size", "--model2test_path", "--retrain_lr", "--retrain_weightdecay", "--retrain_epoch", "--estimated_statistics",
           "--precision", "--micro_batch", "--no_replay"}

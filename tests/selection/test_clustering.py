@@ -161,6 +161,14 @@ def test_numbering_has_no_gaps_and_keeps_order_and_noise():
     assert numbered(torch.tensor([NOISE, NOISE])).tolist() == [NOISE, NOISE]
 
 
+def test_regions_are_the_same_however_many_numbers_are_looked_at_together(monkeypatch):
+    points = normalize(torch.from_numpy(np.random.default_rng(0).normal(size=(300, 40))).float(), dim=1)
+    whole = regions(points, 30, "kmeans")
+    for numbers in (1, 700, 5000):
+        monkeypatch.setattr(clustering, "NUMBERS", numbers)
+        assert all(some.equal(all_) for some, all_ in zip(regions(points, 30, "kmeans"), whole))
+
+
 def test_a_representative_is_the_member_nearest_to_the_centroid():
     features = torch.tensor([[0.0], [4], [5], [9.1], [4.4], [20], [30], [25.5]])
     #                   centroid of region 0: 4.525, where image 4, a noise point, is nearer than any member
