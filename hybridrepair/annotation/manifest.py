@@ -195,8 +195,8 @@ def check(manifest: Manifest, now: Origin) -> None:
         raise UserError(f"{manifest.path} was made with {'; with '.join(differ)}: give what it was made with, or select anew")
     for name in TOLD:
         if then.settings.get(name) != now.settings.get(name):
-            print(line_of(f"the images were chosen with {name} {then.settings.get(name)}, now it is {now.settings.get(name)}; the "
-                          "choice stays"), flush=True)
+            print(line_of(f"the images were chosen with {name} {then.settings.get(name, 'not given')}, now it is "
+                          f"{now.settings.get(name, 'not given')}; the choice stays"), flush=True)
     if then.pool != now.pool:
         print(f"the pool has changed since the images were chosen ({then.pool['n']} images, now {now.pool['n']}): labels stay with "
               "their images", flush=True)

@@ -2,9 +2,11 @@
 
 Whoever names such a file runs its code, as with any Python script.
 """
+import ast
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 from hybridrepair.base.errors import UserError, reason_of
@@ -21,6 +23,33 @@ def file_of(name: str) -> Path:
     if not path.is_file():
         raise UserError(f"there is no file {path}, which {name} names; give the path of a Python file and a function in it")
     return path
+
+
+def imported(code: bytes) -> Iterator[str]:
+    """The names of modules that code may import, those of what it imports from them among them; none where it is no Python."""
+    try:
+        nodes = [*ast.walk(ast.parse(code))]
+    except (SyntaxError, ValueError):  # told where it is run
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def code_of(name: str) -> bytes:
+    """The content of the file in FILE.py:FUNCTION and of the files beside it that it imports. UserError if it is missing."""
+    first = file_of(name)
+    found, wanted = {}, [first]
+    while wanted:
+        path = wanted.pop()
+        if path not in found and path.is_file():
+            found[path] = path.read_bytes()
+            for module in imported(found[path]):
+                for place in accumulate(module.split("."), Path.joinpath, initial=first.parent):
+                    wanted += [place.with_suffix(".py"), place / "__init__.py"] if place != first.parent else []
+    return b"".join([found.pop(first), *(found[path] for path in sorted(found))])
 
 
 def builder(name: str) -> Callable:

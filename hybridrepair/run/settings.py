@@ -3,7 +3,7 @@ from pathlib import Path
 
 from hybridrepair.annotation import answers, manifest
 from hybridrepair.base import checkpoint
-from hybridrepair.base.builders import file_of, is_builder
+from hybridrepair.base.builders import code_of, is_builder
 from hybridrepair.base.version import code_version
 from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
@@ -51,8 +51,8 @@ def resolution(dataset: Dataset) -> dict[str, int]:
 
 
 def of_code(name: str) -> dict[str, str]:
-    """The digest of the file that builds the model called `name`, where the user's code does. UserError if it is missing."""
-    return {"builder": checkpoint.digest(file_of(name).read_bytes())} if is_builder(name) else {}
+    """The digest of the code that builds the model called `name`, where the user's does. UserError if it is missing."""
+    return {"builder": checkpoint.digest(code_of(name))} if is_builder(name) else {}
 
 
 def of_parts(args, dataset: Dataset, largest: int) -> dict[str, int]:

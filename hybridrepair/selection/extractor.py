@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
-from hybridrepair.base.builders import builder, file_of, is_builder
+from hybridrepair.base.builders import builder, code_of, is_builder
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.arrays import MIN_SIZE
 from hybridrepair.images.augment import Normalise
@@ -52,7 +52,7 @@ def extractor_of(fe: str, dataset: str) -> Extractor | None:
             network = build()
         except Exception as error:  # the user's code may raise anything
             raise UserError(f"{fe} cannot build its network ({reason_of(error)}); it is called without arguments") from error
-        return pretrained(f"builder:{Path(fe).name}", network, kept, file_of(fe).read_bytes())
+        return pretrained(f"builder:{Path(fe).name}", network, kept, code_of(fe))
     return encoder(checkpoint.place(dataset, "ckpt_pretrained_mocov3", "checkpoint.pth.tar") if fe == MOCO else Path(fe), dataset)
 
 

@@ -1,7 +1,7 @@
 """Functions named as FILE.py:FUNCTION."""
 import pytest
 
-from hybridrepair.base.builders import builder, is_builder
+from hybridrepair.base.builders import builder, code_of, is_builder
 from hybridrepair.base.errors import UserError
 
 
@@ -13,6 +13,22 @@ def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_pat
     (tmp_path / "neighbour_of_mine.py").write_text("answer = 42\n")
     (tmp_path / "mine.py").write_text("import neighbour_of_mine\ndef build(n):\n    return neighbour_of_mine.answer + n\n")
     assert builder(f"{tmp_path}/mine.py:build")(1) == 43
+
+
+def test_the_code_is_that_of_the_file_and_of_all_that_it_imports_beside_it(tmp_path):
+    files = {"mine.py": "import torch, blocks.deep\nfrom parts import head as h\n", "parts.py": "import mine\n",
+             "blocks/deep.py": "a\n", "blocks/__init__.py": "import more\n", "more.py": "b\n", "other.py": "import parts\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = code_of(f"{tmp_path}/mine.py:build")
+    assert before.startswith(files["mine.py"].encode())
+    for name in files:
+        (tmp_path / name).write_text(files[name] + "# changed\n")
+        assert (code_of(f"{tmp_path}/mine.py:build") != before) == (name != "other.py"), name
+        (tmp_path / name).write_text(files[name])
+    (tmp_path / "mine.py").write_text("def build(:")
+    assert code_of(f"{tmp_path}/mine.py:build") == b"def build(:"  # told where it is run
 
 
 @pytest.mark.parametrize("content, message", [
