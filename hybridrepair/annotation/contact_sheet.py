@@ -5,6 +5,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.images.arrays import image_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.pictures import upright
 
@@ -29,7 +30,7 @@ def picture(dataset: Dataset, index: int) -> Image.Image:
         except Exception as error:  # Pillow raises many types here; all mean an image that cannot be used
             raise UserError(f"image {file} cannot be read any more ({reason_of(error)}); put back the original, or convert the folder "
                             "again without it") from error
-    pixels = dataset.images[index]
+    pixels = image_of(dataset.images, index)
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
     return ImageOps.contain(Image.fromarray(pixels).convert("RGB"), (TILE, TILE), Image.Resampling.NEAREST)
 

@@ -11,6 +11,7 @@ from PIL import Image
 from hybridrepair.annotation.answer import Answer
 from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.images.arrays import image_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity
 from hybridrepair.images.pictures import extensions, opened
@@ -29,7 +30,7 @@ def content_of(dataset: Dataset, index: int) -> bytes:
     file = Path(dataset.file(index))
     if dataset.files and file.is_file():
         return file.read_bytes()
-    pixels, made = dataset.images[index], io.BytesIO()
+    pixels, made = image_of(dataset.images, index), io.BytesIO()
     if pixels.shape[2] > 4:
         raise UserError(f"images of {pixels.shape[2]} channels cannot be written as files; leave out --format")
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(made, "png")

@@ -53,6 +53,11 @@ def taken(images: np.ndarray, index: np.ndarray) -> np.ndarray:
     return copy
 
 
+def image_of(images: np.ndarray, index: int) -> np.ndarray:
+    """A copy of the image [H, W, C] at `index`; what lies around it in a memory map does not stay in memory."""
+    return taken(images, np.array([index]))[0]
+
+
 def step_of(images: np.ndarray) -> int:
     """How many images [N, H, W, C] make a chunk."""
     return max(1, CHUNK // math.prod(images.shape[1:]))

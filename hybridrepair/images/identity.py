@@ -8,7 +8,7 @@ import numpy as np
 
 from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.text import text_of
-from hybridrepair.images.arrays import taken
+from hybridrepair.images.arrays import image_of
 from hybridrepair.images.data import Dataset
 
 ABSENT, CHANGED = -1, -2  # what stands for the place of an image that is not there, or has another content
@@ -31,7 +31,7 @@ def digest_of(dataset: Dataset, index: int) -> str:
     if path and path.is_file():
         state = path.stat()
         return digest_of_file(path, state.st_mtime_ns, state.st_size)
-    return digest(taken(dataset.images, np.array([index])))
+    return digest(image_of(dataset.images, index))
 
 
 @cache

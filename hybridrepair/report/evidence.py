@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError, reason_of
-from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.arrays import UNKNOWN, image_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
@@ -109,7 +109,7 @@ def of(dataset: Dataset, pool: Pool, selection: Selection, answers: np.ndarray, 
     index = np.unique(np.fromiter(made.shown(), np.int64))
     if len(index):
         made.tile_index, made.tile_file = index, np.array([dataset.file(each) for each in index], str)
-        made.tiles = np.stack([thumbnail(dataset.images[each]) for each in index])
+        made.tiles = np.stack([thumbnail(image_of(dataset.images, each)) for each in index])
     return made
 
 

@@ -96,7 +96,8 @@ def test_images_are_taken_by_their_places_whatever_the_chunk(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell what is resident")
-@pytest.mark.parametrize("reading", [lambda images: taken(images, np.arange(len(images))), mean_std])
+@pytest.mark.parametrize("reading", [lambda images: taken(images, np.arange(len(images))), mean_std,
+                                     lambda images: [taken(images, np.array([place])) for place in range(0, len(images), 10)]])
 def test_what_was_read_of_a_memory_map_does_not_stay_in_memory(tmp_path, reading):
     def resident() -> int:
         (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
