@@ -17,6 +17,7 @@ import train_classifier
 from conftest import picture
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import run
+from hybridrepair.base.states import states_of
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
@@ -323,9 +324,10 @@ def test_a_state_of_other_settings_is_lost_by_force_alone(root, tmp_path, monkey
 @pytest.mark.parametrize("kept", [0, 8, 1_000_000])
 def test_a_truncated_state_gives_one_sentence_that_names_it(root, tmp_path, monkeypatch, capsys, kept):
     partial(root, tmp_path, monkeypatch)
-    content = (tmp_path / PARTIAL).read_bytes()
-    assert len(content) > kept
-    (tmp_path / PARTIAL).write_bytes(content[:kept])
+    for state in states_of(tmp_path / PARTIAL):
+        content = state.read_bytes()
+        assert len(content) > kept
+        state.write_bytes(content[:kept])
     error = refusal(capsys, *command(root, tmp_path))
     assert f"{tmp_path / PARTIAL} cannot be read" in error and not (tmp_path / FILE).exists()
 
