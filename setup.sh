@@ -4,6 +4,10 @@
 # otherwise the active virtual or conda environment, or else .venv, made here; what REQUIREMENTS lists is installed into it
 REQUIREMENTS=${REQUIREMENTS:-requirements.txt}  # one or several
 
+# a signal ends the script, and not only the command that runs, once that has saved its state
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 fail() {
     echo "error: $1" >&2
     exit 2

@@ -34,6 +34,7 @@ from hybridrepair.annotation.oracle import Oracle
 from hybridrepair.base import checkpoint
 from hybridrepair.base.device import on_machine
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.finiteness import blamed, require_weights
 from hybridrepair.images.arrays import UNKNOWN, mean_std
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import SEED
@@ -216,6 +217,10 @@ class InMemory(Scenario):
         self.asked = selection
 
     @property
+    def source(self) -> str:
+        return f"the {self.kind}"
+
+    @property
     def name(self) -> str:
         return f"{self.kind} on {self.pool.n} field images"
 
@@ -237,6 +242,8 @@ class ModelsInMemory(Models):
         self.given = given
 
     def _loaded(self) -> nn.Module:
+        with blamed("the model: ", "give another"):
+            require_weights(self.given)
         return on_machine(copy.deepcopy(self.given), self.args, self.device)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Killed at any moment, the same command goes on, and ends to the last byte as if nothing had happened.
+"""Killed or interrupted at any moment, the same command goes on, and ends to the last byte as if nothing had happened.
 
 Each entry runs in a forked process, which needs no second import of torch, and is killed by itself at a chosen moment, or from
 outside after a random time.
@@ -31,6 +31,9 @@ from hybridrepair.annotation import questions
 from hybridrepair.base import errors, files
 from hybridrepair.base.files import is_temporary
 from hybridrepair.base.rows import read_rows
+from hybridrepair.run import output
+from hybridrepair.run.repair import Training
+from hybridrepair.selection import pool
 from hybridrepair.training import contrastive, finetune
 from mymodels.moco import ARCHITECTURES
 
@@ -112,6 +115,14 @@ def at(module: Any, name: str, call: int, fits: Callable[..., bool] = lambda *ar
     return put
 
 
+def interrupt(*numbers: int) -> Callable[..., None]:
+    """Sends the process signals, one after the other."""
+    def send(*args, **more) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    return send
+
+
 def inside(name: str, n: int = 1) -> Moment:
     """While a file of that name is written for the n-th time: half of it is there."""
     def tear(path: Path) -> None:
@@ -162,6 +173,17 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
         "after_the_note": [after("manifest.json", 2)], "within_the_old": [at(Path, "unlink", 4)],
         "twice": [at(Path, "rename", 2), at(Path, "rename", 3)]},
 }
+INT, TERM, NOTHING = signal.SIGINT, signal.SIGTERM, "there was nothing to be saved, give the same command again"
+SIGNALS: dict[str, tuple[str, Moment, int, str]] = {  # with the exit status, and the file that is said to be gone on from
+    "before_a_state": ("repair", at(pool, "unsmoothness", 1, last=interrupt(INT)), 130, NOTHING),
+    "in_the_baseline": ("repair", at(finetune, "smoothed_loss", 2, last=interrupt(TERM)), 143, ".partial.t7"),
+    "in_an_ssl_step": ("repair", at(finetune, "ssl_step", 3, last=interrupt(INT)), 130, STATE),
+    "twice_in_an_ssl_step": ("repair", at(finetune, "ssl_step", 2, last=interrupt(INT, TERM)), 143, STATE),
+    "in_a_measurement": ("repair", at(Training, "measure", 1, last=interrupt(TERM)), 143, STATE),
+    "after_the_last_epoch": ("repair", at(output, "write_selected", 1, last=interrupt(INT)), 130, STATE),
+    "in_a_training": ("train_classifier", at(finetune, "smoothed_loss", 6, last=interrupt(TERM)), 143, MODEL_STATE),
+    "in_the_features": ("pretrain_moco", at(contrastive, "pair", 3, last=interrupt(INT)), 130, MOCO_STATE),
+    "in_the_selection": ("selection", at(os, "replace", 1, last=interrupt(TERM)), 143, NOTHING)}
 CHOSEN = [(name, moment) for name in MOMENTS for moment in MOMENTS[name]]
 ORDINARY = [*(("repair", moment) for moment in ("inside_a_state", "before_a_state", "at_the_end_of_an_epoch", "inside_the_row",
                                                 "after_the_row", "twice_in_an_epoch", "in_the_baseline")),
@@ -287,16 +309,16 @@ def killed_at(name: str, moments: list[Moment], ready: Path, undisturbed, folder
     finish(name, folder / "killed", expected)
 
 
-def killed_after(name: str, moments: int, ready: Path, undisturbed, folder: Path) -> None:
-    """Kill the command at random moments of its time, each time anew; where it ends before, another moment is drawn."""
+def killed_after(name: str, moments: int, ready: Path, undisturbed, folder: Path, number: int = signal.SIGKILL) -> None:
+    """Send the command a signal at random moments of its time, each time anew; where it ends before, another moment is drawn."""
     expected, seconds = undisturbed(name)
     draw, died = random.Random(13), 0
     for moment in range(5 * moments):
         here = begun(name, ready, folder / str(moment))
         process = start(name, here)
         time.sleep(draw.uniform(0, seconds))
-        os.kill(process, signal.SIGKILL)
-        died += end_of(process) == -signal.SIGKILL
+        os.kill(process, number)
+        died += end_of(process) in (-number, 128 + number)
         finish(name, here, expected)
         if died == moments:
             return
@@ -322,3 +344,21 @@ def test_killed_at_random_moments_a_repair_ends_as_if_it_had_not_been(ready, und
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_twenty_random_moments_a_command_ends_as_if_it_had_not_been(name, ready, undisturbed, tmp_path):
     killed_after(name, 20, ready, undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("moment", SIGNALS)
+def test_interrupted_a_command_says_how_it_goes_on_and_ends_as_if_it_had_not_been(moment, ready, undisturbed, tmp_path):
+    name, sent, status, said = SIGNALS[moment]
+    expected, _ = undisturbed(name)
+    folder = begun(name, ready, tmp_path / "interrupted")
+    assert end_of(start(name, folder, sent)) == status
+    last = (folder / "out.txt").read_text().splitlines()[-1]
+    assert last.startswith("interrupted; ") and last.endswith(said) and ("goes on from" in last) == (said != NOTHING)
+    finish(name, folder, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("number", [INT, TERM])
+def test_interrupted_at_ten_random_moments_a_command_ends_as_if_it_had_not_been(name, number, ready, undisturbed, tmp_path):
+    killed_after(name, 10, ready, undisturbed, tmp_path, number)

@@ -33,7 +33,7 @@ replace, states = os.replace, []
 def replace_or_die(temporary, path):
     if str(temporary).endswith(".tmp"):
         states.append(path)
-    if len(states) == 2:  # as if killed while it writes the state after epoch 2
+    if len(states) == 6:  # as if killed while it writes the state after epoch 2: there is one after each of two steps, too
         os.truncate(temporary, 100_000)
         os.kill(os.getpid(), signal.SIGKILL)
     replace(temporary, path)
@@ -365,14 +365,30 @@ def test_a_published_file_and_a_damaged_one_are_refused_and_replaced_by_force(co
     assert not partial.exists()
 
 
-@pytest.mark.parametrize("more", [
-    ["--n_epochs", "2"],  # the loss of the second step is not a number
-    ["--n_epochs", "1", "--n_images", "16"],  # the only step has a loss, and ruins the features
+@pytest.mark.parametrize("rate, more, told", [
+    ("1e38", ["--n_epochs", "2"], "epoch 1, step 2: the loss is not finite"),
+    ("1e38", ["--n_epochs", "1", "--n_images", "16"], "epoch 1, the "),  # the only step has a loss, and ruins weights or features
+    ("1e300", ["--n_epochs", "2"], "epoch 1, step 1: the weights would not be finite"),
 ])
-def test_a_training_that_diverges_ends_in_one_sentence_and_leaves_no_checkpoint(folder, capsys, more):
-    error = refusal(folder, capsys, "--lr", "1e38", "--warmup_epochs", "0", *more)
-    assert "loss or features are not finite in epoch 1" in error and "lower --lr than 1e+38" in error
+def test_a_training_that_diverges_ends_in_one_sentence_and_leaves_no_checkpoint(folder, capsys, rate, more, told):
+    error = refusal(folder, capsys, "--lr", rate, "--warmup_epochs", "0", *more)
+    assert error.startswith(f"error: {told}") and "finite; train with a lower --lr than 1e+" in error
     assert not [*(folder / "out").iterdir()]
+
+
+def test_weights_that_break_in_a_last_step_leave_the_last_good_state(folder, capsys, monkeypatch):
+    steps, descend = [], contrastive.descend
+
+    def breaking(optimizer) -> None:
+        descend(optimizer)
+        steps.append(1)
+        if len(steps) == 4:  # the second of epoch 2
+            optimizer.param_groups[0]["params"][0].data[0] = float("nan")
+
+    monkeypatch.setattr(contrastive, "descend", breaking)
+    assert "error: epoch 2, the weights base_encoder.conv1.weight are not finite; " in refusal(folder, capsys, "--save_every", "0")
+    state = checkpoint.load(folder / "out" / PARTIAL)
+    assert state["epoch"] == 1 and all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_training(folder, capsys, monkeypatch):

@@ -17,7 +17,9 @@ from PIL import Image
 
 import hybridrepair.run.repair
 import hybridrepair.run.scenario
+import hybridrepair.selection.pool
 import hybridrepair.training.baseline
+import hybridrepair.training.finetune
 import repair
 import selection
 import tables
@@ -736,10 +738,49 @@ def test_labels_file_without_an_answer_that_is_needed_says_so(field, capsys):
     assert not Path("save/small_MobileNet/results.csv").exists()
 
 
-def test_loss_that_is_not_finite_is_told_and_nothing_is_written(field, capsys):
-    message = refused(capsys, "--solution", "random", "--retrain_lr", "1e30")
-    assert "not finite" in message and "--retrain_lr" in message
-    assert not Path("save/small_MobileNet/results.csv").exists()
+@pytest.mark.parametrize("flags, told", [
+    (["--solution", "random", "--retrain_lr", "1e30"], ["finite; lower --retrain_lr than 1e+30, the likely cause"]),
+    (["--solution", "random", "--retrain_lr", "1e300"], ["step 1 of the supervised pass", "lower --retrain_lr than 1e+300"]),
+    (["--solution", "random", "--retrain_weightdecay", "1e300"], ["lower --retrain_weightdecay than 1e+300"]),
+    pytest.param(["--solution", "SSLRandom", "--lam_ul", "1e300"], ["step 1 of the SSL pass: the loss is not", "than 1e+300"],
+                 marks=pytest.mark.long)])
+def test_what_is_not_finite_is_told_with_epoch_step_and_cause_and_nothing_is_written(field, capsys, flags, told):
+    before = {path: path.read_bytes() for path in baselines()}
+    message = refused(capsys, *flags)
+    assert message.startswith("error: epoch ") and " of fine-tuning, " in message and all(part in message for part in told)
+    assert not list(Path().rglob("results.csv")) and not list(Path("save").rglob("*.t7"))
+    finished = [path for path in baselines() if ".partial" not in path.name]
+    assert {path: path.read_bytes() for path in finished} == before
+    if "1e30" in flags:  # the state of an earlier step may have been kept
+        assert refused(capsys, *flags) == message
+
+
+@pytest.mark.parametrize("name, value, told", [
+    ("linear.weight", np.nan, "linear.weight has values that are"), ("bn1.running_var", np.inf, "bn1.running_var has values that are"),
+    ("linear.weight", 3e38, ": the logits or features of ")])
+@pytest.mark.parametrize("entry", [repair, selection])
+def test_a_model_whose_weights_or_logits_are_not_finite_is_named_before_anything_is_trained(field, capsys, name, value, told, entry):
+    content = checkpoint.load(MODEL_FILE)
+    content["net"][name].view(-1)[::2] = value
+    checkpoint.save(MODEL_FILE, content)
+    message = refused(capsys, "--solution", "random", entry=entry)
+    assert message.startswith(f"error: checkpoint {MODEL_FILE}") and told in message and "not finite; " in message
+    assert len(baselines()) == 1 and not list(Path().rglob("results.csv"))
+
+
+def test_what_breaks_in_the_measurement_after_an_epoch_is_told_with_it(field, capsys, monkeypatch):
+    genuine = hybridrepair.run.repair.Training.measure
+
+    def overflowing(training, model, record):
+        if record["epoch"] == 2:
+            model.linear.bias.data.fill_(np.inf)
+        genuine(training, model, record)
+
+    monkeypatch.setattr(hybridrepair.run.repair.Training, "measure", overflowing)
+    message = refused(capsys, "--solution", "random")
+    assert "error: after epoch 2 of fine-tuning, the logits or features of 120 of 120 images are not finite; lower --" in message
+    (state,) = Path("save").rglob("repair.partial.t7")
+    assert checkpoint.load(state)["model"]["linear.bias"].isfinite().all() and not list(Path().rglob("results.csv"))
 
 
 # --- image folders

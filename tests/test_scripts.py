@@ -112,6 +112,27 @@ def test_flags_are_passed_on(clone):
     assert "done already" not in sh(clone, "baseline.sh", "--force", SOLUTION="gini", p_budget="5").stdout
 
 
+@pytest.mark.parametrize("script, first", [("baseline.sh", "repair.py"), ("train.sh", "train_classifier.py"),
+                                            ("repair.sh", "train_classifier.py")])
+@pytest.mark.parametrize("name, status", [("INT", 130), ("TERM", 143)])
+def test_a_signal_ends_a_whole_grid_after_the_command_that_runs_has_ended(tmp_path, script, first, name, status):
+    for file in ("baseline.sh", "repair.sh", "train.sh", "grid.sh", "setup.sh"):
+        shutil.copy(ROOT / file, tmp_path)
+    python = tmp_path / "python"  # which notes its calls, and sends a signal to the whole group in the first that would train
+    python.write_text(f"""#!/bin/sh
+trap 'sleep 0.2; echo ended >> calls; exit {status}' {name}
+echo "$1" >> calls
+case "$*" in *--check*) ;; *{first}*) kill -{name} 0 ;; esac
+""")
+    python.chmod(0o755)
+    flags = ["--model2test_path", "given"] if script == "baseline.sh" else []
+    variables = {"PYTHON": str(python), "DATASET": "small", "FE": "model2test", "MODEL_NO": "0", "p_budget": "1 5"}
+    done = subprocess.run(["sh", script, *flags], cwd=tmp_path, capture_output=True, text=True, start_new_session=True,
+                          env=os.environ | variables)
+    calls = (tmp_path / "calls").read_text().split()
+    assert done.returncode == status and calls[-2:] == [first, "ended"] and calls.count(first) == 1, (calls, done.stderr)
+
+
 @pytest.mark.parametrize("tao, settings", [("0.2", "tao=0.2"), ("auto", "auto_tao=1"), ("avg", "avg_tao=1")])
 def test_tao_is_a_number_or_a_rule(clone, tao, settings):
     done = sh(clone, "repair.sh", tao=tao)

@@ -17,6 +17,7 @@ import train_classifier
 from conftest import picture
 from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
+from hybridrepair.base.states import states_of
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
@@ -281,7 +282,7 @@ def test_learning_rate_of_200_epochs_falls_after_100_and_150(first, last, rate):
 def test_an_epoch_trains_on_all_images_by_the_settings(root, tmp_path, monkeypatch):
     seen = []
 
-    def look(model, optimizer, normalise, images, replay, chosen, smoothing, seed, epoch, size):
+    def look(model, optimizer, normalise, images, replay, chosen, smoothing, seed, epoch, size, **state):
         (group,) = optimizer.param_groups
         seen.append((epoch, group["lr"], group["momentum"], group["weight_decay"], len(replay), smoothing, seed, size))
         return torch.tensor(1.0), len(replay)
@@ -323,9 +324,10 @@ def test_a_state_of_other_settings_is_lost_by_force_alone(root, tmp_path, monkey
 @pytest.mark.parametrize("kept", [0, 8, 1_000_000])
 def test_a_truncated_state_gives_one_sentence_that_names_it(root, tmp_path, monkeypatch, capsys, kept):
     partial(root, tmp_path, monkeypatch)
-    content = (tmp_path / PARTIAL).read_bytes()
-    assert len(content) > kept
-    (tmp_path / PARTIAL).write_bytes(content[:kept])
+    for state in states_of(tmp_path / PARTIAL):
+        content = state.read_bytes()
+        assert len(content) > kept
+        state.write_bytes(content[:kept])
     error = refusal(capsys, *command(root, tmp_path))
     assert f"{tmp_path / PARTIAL} cannot be read" in error and not (tmp_path / FILE).exists()
 
@@ -429,6 +431,11 @@ def test_a_bad_flag_ends_in_one_sentence(root, tmp_path, capsys, more, message):
     assert message in refusal(capsys, *command(root, tmp_path, *more)) and files_in(tmp_path) == []
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_leaves_no_model(root, tmp_path, capsys):
-    error = refusal(capsys, *command(root, tmp_path, "--lr", "1e30"))
-    assert "the loss is not finite in epoch 1" in error and "lower --lr than 1e+30" in error and FILE not in files_in(tmp_path)
+@pytest.mark.parametrize("rate, told", [("1e30", "epoch 1, "), ("1e300", "epoch 1, step 1 of the supervised pass: the weights would ")])
+def test_what_is_not_finite_ends_in_one_sentence_and_leaves_no_model(root, tmp_path, capsys, rate, told):
+    error = refusal(capsys, *command(root, tmp_path, "--lr", rate))
+    assert error.startswith(f"error: {told}") and "finite; train with a lower --lr than 1e+3" in error
+    assert FILE not in files_in(tmp_path)
+    if PARTIAL in files_in(tmp_path):  # of the first step, after which all was finite
+        assert all(value.isfinite().all() for value in checkpoint.load(tmp_path / PARTIAL)["model"].values())
+    assert refusal(capsys, *command(root, tmp_path, "--lr", rate)) == error and FILE not in files_in(tmp_path)

@@ -2,6 +2,7 @@
 import io
 import sys
 
+from hybridrepair.base import interruption
 from hybridrepair.base.text import line_of
 
 
@@ -20,19 +21,22 @@ def reason_of(error: BaseException) -> str:
 def run(main, *args) -> None:
     """Run `main(*args)`; on a UserError, or a file that cannot be used, print one sentence to stderr and exit with status 2.
 
-    What the terminal's encoding lacks, of a file's or a class's name, is printed as an escape.
+    A signal that interrupts it ends in a line that says how to go on, and status 130 (SIGINT) or 143 (SIGTERM). What the terminal's
+    encoding lacks, of a file's or a class's name, is printed as an escape.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        main(*args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
-              "and the room on the disk", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    with interruption.handled():
+        try:
+            main(*args)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
+                  "and the room on the disk", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            line, status = interruption.end_of(stop)
+            print(line, file=sys.stderr)
+            sys.exit(status)

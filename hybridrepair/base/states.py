@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, interruption
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
 
@@ -66,6 +66,7 @@ class Kept:
 
     def __init__(self, path: Path, settings: dict, every: float, force: bool = False):
         self.path, self.settings, self.every = path, settings, every
+        interruption.goes_on_from(*states_of(path))
         self.state: dict | None = None
         self.sound = False  # whether the newest is one to go back to
         problem, remedy = "", "begin anew by --force"

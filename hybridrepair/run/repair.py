@@ -1,6 +1,7 @@
 """The repair itself: select, annotate and propagate, fine-tune with a measurement after each epoch, report."""
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from hybridrepair.annotation.manifest import NAME as MANIFEST
 from hybridrepair.annotation.manifest import listed, manifest_of
-from hybridrepair.base import checkpoint, formats, states
+from hybridrepair.base import checkpoint, formats, interruption, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
+from hybridrepair.base.finiteness import blamed
 from hybridrepair.images.arrays import UNKNOWN, save
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
@@ -21,7 +23,7 @@ from hybridrepair.run.scenario import BIASED, Scenario
 from hybridrepair.run.settings import annotates, semi_supervised
 from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
-from hybridrepair.training.finetune import Labelled, Unlabelled, finetune
+from hybridrepair.training.finetune import Labelled, Unlabelled, finetune, remedy_of
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Outcome:
 
 def repair(task: Scenario, results: output.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
+    interruption.goes_on_from(*states.states_of(results.state))
     tracked = Tracking(task.args.report_to, results.folder, results.identity | vars(task.args))
     outcome = perform(task, lambda data: states.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
                                                          task.args.force), tracked.log)
@@ -56,7 +59,7 @@ def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
     """
     args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):
-        acc_raw = task.accuracy_of(models.raw)
+        acc_raw = task.acc_raw
     with task.stage("select"):  # before the fine-tuning, which would be in vain where a label is missing
         selection = answerable(task) if args.allow_missing else task.selection
         answers = task.oracle.annotate(selection.annotated)
@@ -155,14 +158,18 @@ class Training:
             print(f"going on after epoch {len(epochs)}, from {kept.path}", flush=True)
         for record in epochs:
             log(record)
-        for record in finetune(model, task.normalise, task.train, recipe_of(task.args, "repair", task.seed), chosen, pool=pool.images,
-                               known=known, unlabelled=self.unlabelled, kept=kept):
-            start = time.perf_counter()
-            self.measure(model, record)
-            record["seconds_measure"] = time.perf_counter() - start
-            epochs.append(record)
-            print(line_of(record, task.args.retrain_epoch, task.judged_on), flush=True)
-            log(record)
+        recipe = recipe_of(task.args, "repair", task.seed)
+        tuning = finetune(model, task.normalise, task.train, recipe, chosen, pool=pool.images, known=known, unlabelled=self.unlabelled,
+                          kept=kept)
+        with closing(tuning):  # at once where a measurement is interrupted, so that the state is kept
+            for record in tuning:
+                start = time.perf_counter()
+                with blamed(f"after epoch {record['epoch']} of fine-tuning, ", remedy_of(recipe, self.unlabelled is not None)):
+                    self.measure(model, record)
+                record["seconds_measure"] = time.perf_counter() - start
+                epochs.append(record)
+                print(line_of(record, task.args.retrain_epoch, task.judged_on), flush=True)
+                log(record)
         task.seconds |= {"finetune": sum(record["seconds"] for record in epochs),
                          "measure": sum(record["seconds_measure"] for record in epochs)}
         return epochs

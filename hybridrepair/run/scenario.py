@@ -14,6 +14,7 @@ from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of
 from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.finiteness import blamed
 from hybridrepair.images import data
 from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise
@@ -24,7 +25,7 @@ from hybridrepair.run.models import Models, checkpoint_path
 from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import regions
 from hybridrepair.selection.extractor import extractor_of
-from hybridrepair.selection.pool import Pool
+from hybridrepair.selection.pool import REMEDY, Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training.finetune import Labelled
@@ -106,6 +107,11 @@ class Scenario:
         """What is repaired, for the terminal."""
         which = "ABC"[self.args.model_number] if self.args.model2test_path is None else f"of {self.checkpoint_path}"
         return f"{self.args.model2test_arch} {which} on {self.args.dataset}"
+
+    @property
+    def source(self) -> str:
+        """Where the model under repair comes from, for messages."""
+        return f"checkpoint {self.checkpoint_path}"
 
     @cached_property
     def settings(self) -> dict:
@@ -203,7 +209,8 @@ class Scenario:
         args = self.args
         cut = partial(regions, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
                       min_samples=args.min_samples, cell_size=args.cell_size)
-        return Pool(self.dataset, self.models.raw, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut)
+        return Pool(self.dataset, self.models.raw, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut,
+                    self.source)
 
     # --- models and what they make of the judged part and of T2
 
@@ -227,17 +234,24 @@ class Scenario:
         return self.score(self.predictions_of(model))
 
     @cached_property
+    def acc_raw(self) -> float | None:
+        """Accuracy of the model under repair as its checkpoint has it. UserError where its logits are not finite."""
+        with blamed(f"{self.source}: ", REMEDY):
+            return self.accuracy_of(self.models.raw)
+
+    @cached_property
     def tau_estimates(self) -> Tau:
         """Estimates of the smoothness threshold, by the model under repair as its checkpoint has it; None where images lack for one."""
         if not len(self.t2.labels):
             return Tau(None, None)
-        t2 = normalised(unsmoothness(self.models.raw, self.normalise, self.t2.images, key(self.seed, "views of T2"), self.batch_size,
-                                     title="unsmoothness of T2").mean_entropy)
-        if not len(self.train.labels):
-            return Tau(None, t2.mean().item())
-        train, field = (predict(self.models.raw, self.normalise, images, self.batch_size)[0]
-                        for images in (self.train.images, self.t2.images))
-        return tau_estimates(train, field, t2)
+        with blamed(f"{self.source}: ", REMEDY):
+            t2 = normalised(unsmoothness(self.models.raw, self.normalise, self.t2.images, key(self.seed, "views of T2"),
+                                         self.batch_size, title="unsmoothness of T2").mean_entropy)
+            if not len(self.train.labels):
+                return Tau(None, t2.mean().item())
+            train, field = (predict(self.models.raw, self.normalise, images, self.batch_size)[0]
+                            for images in (self.train.images, self.t2.images))
+            return tau_estimates(train, field, t2)
 
     @property
     def tau(self) -> float:

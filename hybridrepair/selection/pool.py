@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybridrepair.base.finiteness import blamed
 from hybridrepair.images.arrays import taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
@@ -16,12 +17,15 @@ from hybridrepair.selection.extractor import Extractor
 from hybridrepair.selection.features import extract
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised, predict, unsmoothness
 
+REMEDY = "check its weights, and mean and std of the dataset, or give another"  # where what a model makes of images is not finite
+
 
 @dataclass(eq=False)
 class Pool:
     """The pool of a dataset and what `model` makes of it, computed when first asked for: a strategies.Evidence.
 
-    `cut` makes regions of the embedding. Latents are features by the `extractor`, or without one by the model.
+    `cut` makes regions of the embedding. Latents are features by the `extractor`, or without one by the model, which is from `source`.
+    UserError where what the model makes of them is not finite.
     """
     dataset: Dataset
     model: nn.Module
@@ -31,6 +35,7 @@ class Pool:
     batch_size: int
     extractor: Extractor | None
     cut: Callable[[Tensor], Regions]
+    source: str = "the model"
 
     @property
     def pool_index(self) -> np.ndarray:
@@ -48,7 +53,8 @@ class Pool:
 
     @cached_property
     def _predictions(self) -> tuple[Tensor, Tensor]:
-        return predict(self.model, self.normalise, self.images, self.batch_size)
+        with blamed(f"{self.source}: ", REMEDY):
+            return predict(self.model, self.normalise, self.images, self.batch_size)
 
     @cached_property
     def probs(self) -> Tensor:
@@ -67,7 +73,8 @@ class Pool:
 
     @cached_property
     def uncertainty(self) -> Unsmoothness:
-        return self.uncertainty_of(self.model)
+        with blamed(f"{self.source}: ", REMEDY):
+            return self.uncertainty_of(self.model)
 
     @property
     def looked_at_views(self) -> bool:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base.device import images_at_once
+from hybridrepair.base.finiteness import require_images
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise, views_of
 
@@ -18,9 +19,10 @@ def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: 
     """Logits float32 [N, C] and features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
 
     `batch_size` counts images of up to 32x32 pixels; larger ones go fewer at a time. A batch of one image is computed as two:
-    libraries take another path for it, with other last bits.
+    libraries take another path for it, with other last bits. NotFinite where a number of them is not.
     """
     model.eval()
+    broken = torch.zeros((), dtype=torch.int64, device=images.device)
     found: list[Tensor] = []  # filled in place: parts that are joined in the end would be held twice
     size = images_at_once(batch_size, *images.shape[1:3])
     for begin in progress(range(0, len(images), size), "predict"):
@@ -29,6 +31,8 @@ def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: 
         found = found or [part.new_empty(len(images), part.shape[1], dtype=torch.float32) for part in parts]
         for whole, part in zip(found, parts):
             whole[begin:begin + size] = part[:len(batch)]
+        broken += torch.stack([~part[:len(batch)].isfinite().all(1) for part in parts]).any(0).sum()
+    require_images(broken, len(images), "logits or features")
     logits, features = found
     return logits, features
 
@@ -57,7 +61,7 @@ def unsmoothness(model: nn.Module, normalise: Normalise, images: Tensor, key: in
                  views: int = VIEWS, title: str = "unsmoothness") -> Unsmoothness:
     """Unsmoothness of uint8 images [N, H, W, C]; `batch_size` counts model inputs of up to 32x32 pixels, 1 + views for an image.
 
-    The same key gives the same views, whatever the batch size: measurements of two epochs compare.
+    The same key gives the same views, whatever the batch size: measurements of two epochs compare. NotFinite where one is not.
     """
     model.eval()
     index = torch.arange(len(images), device=images.device)
@@ -69,7 +73,9 @@ def unsmoothness(model: nn.Module, normalise: Normalise, images: Tensor, key: in
         found = found or [part.new_empty(len(images)) for part in parts]
         for whole, part in zip(found, parts):
             whole[batch] = part
-    return Unsmoothness(*found)
+    seen = Unsmoothness(*found)
+    require_images((~seen.mean_entropy.isfinite()).sum(), len(images), "entropies")
+    return seen
 
 
 def normalised(values: Tensor) -> Tensor:

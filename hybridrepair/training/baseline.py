@@ -6,9 +6,12 @@ from pathlib import Path
 from torch import nn
 
 from hybridrepair.base import checkpoint, states
+from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
-from hybridrepair.training.finetune import Labelled, Recipe, finetune
+from hybridrepair.training.finetune import Labelled, Recipe, finetune, remedy_of
+
+SAVE_EVERY = 120  # seconds between states within an epoch
 
 
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
@@ -33,10 +36,11 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
             checkpoint.fit(model, content, path)
             states.forget(state, settings)
             return
-    kept = states.Kept(state, settings, every=0, force=True)  # damaged states are of no use
+    kept = states.Kept(state, settings, SAVE_EVERY, force=True)  # damaged states are of no use
     train_on(model, normalise, train, recipe, kept)
-    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": accuracy_of(model), "epoch": recipe.epochs,
-                           "settings": settings})
+    with blamed("fine-tuned on its own train set, ", remedy_of(recipe)):
+        acc = accuracy_of(model)
+    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": acc, "epoch": recipe.epochs, "settings": settings})
     kept.remove()
 
 

@@ -3,16 +3,15 @@
 Source of method and constants: Li, Chen and Xu, "HybridRepair", ISSTA 2022.
 """
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hybridrepair.base import checkpoint, states
-from hybridrepair.base.errors import UserError
+from hybridrepair.base import checkpoint, interruption, states
+from hybridrepair.base.finiteness import blamed, require_weights, sum_of
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
 from hybridrepair.training.finetune import MOMENTUM, Labelled, accuracy, supervised_pass, trainable
@@ -44,8 +43,8 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
 
     `log` gets a JSON line for each epoch, and `after` its record, those of a training that is gone on with first. args has n_epochs,
     lr, batch_size, manualSeed, save_every (seconds between states) and force, as train_classifier.py parses them. A state of the same
-    settings beside `path` is gone on from. Returns the best and the last accuracy on val in percent.
-    UserError where that state is of others, the loss is not finite, or all of the model is frozen.
+    settings beside `path` is gone on from. Returns the best and the last accuracy on val in percent. UserError where that state is of
+    others, where loss, weights or predictions are not finite, or where all of the model is frozen.
     """
     none = Labelled(images.images[:0], images.labels[:0])
     everything = torch.arange(len(images.labels), device=images.labels.device)
@@ -59,15 +58,29 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
     best, lines = state["best"], state["log"]
     for line in lines:
         after(json.loads(line))
-    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
-        start = time.perf_counter()
+
+    def keep(epoch: int, halfway: Callable[[], dict] | None = None) -> None:
+        """Save the state after so many epochs, or within the next one, where that is due, or the end."""
+        def content() -> dict:
+            require_weights(model)
+            return {"epoch": epoch, "best": best, "log": lines, "halfway": halfway and halfway(), "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict()}
+        with interruption.deferred():
+            kept.save(content, due=not interruption.asked())
+
+    def one_epoch(epoch: int, done: int = 0, total: float = 0.0, spent: float = 0.0) -> None:
+        """Train for an epoch, from a step of it on, and judge it."""
+        nonlocal best
+        start = time.perf_counter() - spent
+
+        def step_is_done(step: int, total: Tensor) -> None:
+            keep(epoch - 1, lambda: {"done": step, "total": sum_of(total, step), "spent": time.perf_counter() - start})
+
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs, args.lr)
         mean, n = supervised_pass(model, optimizer, normalise, images, everything, none, smoothing=0, seed=args.manualSeed,
-                                  epoch=epoch, size=args.batch_size)
-        loss = mean.item()
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}")
-        seconds = time.perf_counter() - start
+                                  epoch=epoch, size=args.batch_size, done=done, total=total, after=step_is_done)
+        loss, seconds = mean.item(), time.perf_counter() - start
+        require_weights(model)
         acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)
         if acc > best["acc"]:
             best = {"net": checkpoint.weights_of(model), "acc": acc, "epoch": epoch}
@@ -79,9 +92,12 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
         print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
               f"{n / seconds:.0f} images/s", flush=True)
         after(record)
-        if epoch < args.n_epochs:
-            kept.save(lambda: {"epoch": epoch, "best": best, "log": lines, "model": model.state_dict(),  # noqa: B023  # called at once
-                               "optimizer": optimizer.state_dict()}, due=True)
+        if epoch < args.n_epochs or interruption.asked():
+            keep(epoch)
+
+    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
+        with interruption.deferred(), blamed(f"epoch {epoch}, ", f"train with a lower --lr than {args.lr:g}, and --force"):
+            one_epoch(epoch, **(state.pop("halfway", None) or {}))
     checkpoint.save(path, {**best, "settings": settings})
     kept.remove()
     last = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)

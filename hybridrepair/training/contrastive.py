@@ -4,13 +4,14 @@ Source: Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision
 """
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint, states
-from hybridrepair.base.errors import UserError
+from hybridrepair.base import checkpoint, interruption, states
+from hybridrepair.base.finiteness import NotFinite, blamed, descend, look, placed, require_weights, sum_of
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.distortion import pair
@@ -34,35 +35,47 @@ def momentum(time: float, args) -> float:
     return 1 - 0.5 * (1 + math.cos(math.pi * time / args.n_epochs)) * (1 - args.momentum)
 
 
-def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normalise, images: Tensor, epoch: int,
-                args) -> tuple[float, int]:
-    """One pass over uint8 images [N, H, W, C], in whole batches; `epoch` counts from 0. Returns mean loss, images seen."""
+def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normalise, images: Tensor, epoch: int, args,
+                done: Tensor | None = None, after: Callable[[Tensor], None] = lambda losses: None) -> tuple[float, int]:
+    """One pass over uint8 images [N, H, W, C], in whole batches; `epoch` counts from 0. Returns mean loss, images seen.
+
+    `after` is told the losses of the steps so far; given them as `done`, it goes on from there. NotFinite when one is not finite.
+    """
     model.train()
     order = generator(key(args.manualSeed, "moco order", epoch)).permutation(len(images))
     steps = max(1, len(images) // args.batch_size)
     batches = torch.from_numpy(order).to(images.device)[:steps * args.batch_size].split(args.batch_size)
-    views, losses = key(args.manualSeed, "moco views", epoch), []
+    views, losses = key(args.manualSeed, "moco views", epoch), torch.zeros(steps, device=images.device)
+    begun = 0 if done is None else len(done)
+    if done is not None:
+        losses[:begun] = done
     for step, batch in enumerate(progress(batches, f"epoch {epoch + 1}")):
+        if step < begun:
+            continue
         now = epoch + step / steps
         optimizer.param_groups[0]["lr"] = learning_rate(now, args)
         loss = model(*pair(images[batch], normalise, views, batch), momentum(now, args))
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).mean().item(), sum(map(len, batches))
+        with placed(f"step {step + 1}: "):
+            descend(optimizer)
+        losses[step] = loss.detach()
+        so_far = losses[:step + 1]
+        look(step + 1, steps, so_far.sum(), so_far.cumsum(0).isfinite().sum(), "", untrained=epoch == 0)
+        after(so_far)
+    return losses.mean().item(), sum(map(len, batches))
 
 
 @torch.inference_mode()
 def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tensor) -> float:
     """Percentage of uint8 images [N, H, W, C] whose label int64 [N] is the most frequent among their nearest in features.
 
-    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts. NaN if a feature is not finite.
+    Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts. NotFinite if a feature is not finite.
     """
     extractor = model.extractor().eval()
     features = torch.cat([extractor(normalise(batch)) for batch in progress(images.split(KNN_BATCH), "features")])
     if not features.isfinite().all():
-        return math.nan
+        raise NotFinite("the features are not finite")
     likeness = (features @ features.T).fill_diagonal_(-2)
     nearest = labels[likeness.topk(min(NEIGHBOURS, len(labels) - 1), dim=1).indices]
     votes = torch.zeros(len(labels), int(labels.max()) + 1, device=labels.device)
@@ -80,38 +93,60 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
 
     known: images uint8 [M, H, W, C] and labels int64 [M] among which the k-NN accuracy is told, where there are two or more. args as
     pretrain_moco.py parses them.
-    A state of the same settings beside `path` is gone on from. UserError where that is of others, or the loss is not finite.
+    A state of the same settings beside `path` is gone on from. UserError where that is of others, or where loss, weights or features
+    are not finite.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learned, args.lr, momentum=0.9, weight_decay=args.weight_decay)
     kept = states.Kept(state_path(path), settings, args.save_every, args.force)
-    state, judged = kept.state, len(known[1]) > 1
+    state, judged, halfway = kept.state, len(known[1]) > 1, None
     if state:
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
+        halfway = state.pop("halfway", None)
         state["settings"] = settings  # equal, but of other objects, which a pickle can tell
         print(f"going on after epoch {state['epoch']}, from {kept.path}")
     else:
         state = {"settings": settings, "epoch": 0, "knn": {}}
         if judged:
-            state["knn"][0] = knn_accuracy(model, normalise, *known)
+            with blamed("untrained, ", "check mean and std of the images"):
+                state["knn"][0] = knn_accuracy(model, normalise, *known)
             print(f"untrained: k-NN acc {state['knn'][0]:.2f}", flush=True)
 
-    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
-        start = time.perf_counter()
-        loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args)
+    def keep(halfway: Callable[[], dict] | None = None) -> None:
+        """Save the state after an epoch, or within the next one, where that is due, or the end."""
+        def content() -> dict:
+            require_weights(model)
+            return {**state, "halfway": halfway and halfway(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        with interruption.deferred():
+            kept.save(content, due=not interruption.asked())
+
+    def one_epoch(epoch: int, losses: Tensor | None = None, spent: float = 0.0) -> None:
+        """Train for an epoch, from the losses of the steps that are done on, and judge it."""
+        start = time.perf_counter() - spent
+
+        def step_is_done(losses: Tensor) -> None:
+            def halfway() -> dict:
+                sum_of(losses.sum(), len(losses))
+                return {"losses": losses.clone(), "spent": time.perf_counter() - start}
+            keep(halfway)
+
+        loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args, losses, step_is_done)
+        require_weights(model)
         line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
                 f"{n / (time.perf_counter() - start):.0f} images/s")
         if judged and (epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0):
             state["knn"][epoch] = knn_accuracy(model, normalise, *known)
             line += f"  k-NN acc {state['knn'][epoch]:.2f}"
-        if not math.isfinite(loss + state["knn"].get(epoch, 0)):
-            raise UserError(f"loss or features are not finite in epoch {epoch}; train with a lower --lr than {args.lr:g}, "
-                            "and --force")
         print(line, flush=True)
         state["epoch"] = epoch
-        if epoch < args.n_epochs:
-            kept.save(lambda: {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, due=True)
+        if epoch < args.n_epochs or interruption.asked():
+            keep()
+
+    for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
+        with interruption.deferred(), blamed(f"epoch {epoch}, ", f"train with a lower --lr than {args.lr:g}, and --force"):
+            one_epoch(epoch, **(halfway or {}))
+        halfway = None
     checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
     kept.remove()
     told = f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; " if judged else ""

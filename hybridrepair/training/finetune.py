@@ -2,9 +2,8 @@
 
 Sources: HybridRepair (Li, Chen, Xu, ISSTA 2022); Berthelot et al., "MixMatch", NeurIPS 2019; Zhang et al., "mixup", ICLR 2018.
 """
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridrepair.base import interruption
 from hybridrepair.base.device import images_at_once, seeded
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.finiteness import blamed, descend, look, placed, require_weights, sum_of
 from hybridrepair.base.progress import progress
 from hybridrepair.base.states import Kept
 from hybridrepair.images.arrays import UNKNOWN, taken
@@ -31,6 +32,7 @@ SMOOTHING = 0.1  # probability taken from the labelled class and spread over the
 TEMPERATURE = 0.5
 MIXUP_ALPHA = 0.75
 ALL = slice(None)
+After = Callable[[int, Tensor], None]  # what is told after each step how many are done, and the sum of their losses
 
 
 @dataclass
@@ -101,6 +103,13 @@ def smoothed_one_hot(labels: Tensor, classes: int, smoothing: float = SMOOTHING)
     return target.scatter_(1, labels[:, None], 1 - smoothing)
 
 
+def remedy_of(recipe: Recipe, ssl: bool = False) -> str:
+    """What to do about a fine-tuning by a recipe, with or without SSL passes, whose numbers are no longer finite."""
+    given = {"--retrain_lr": "lr", "--retrain_weightdecay": "weight_decay"} | ({"--lam_ul": "lam_ul"} if ssl else {})
+    flag = max(given, key=lambda each: getattr(recipe, given[each]) / getattr(Recipe, given[each]))  # the farthest above its default
+    return f"lower {flag} than {getattr(recipe, given[flag]):g}, the likely cause"
+
+
 def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_size: int) -> Tensor:
     """Indices int64 of the train images that the model classifies correctly, judged on the plain images.
 
@@ -115,11 +124,13 @@ def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_siz
 
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
                     chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH,
-                    whole: bool = False, micro_batch: int | None = None) -> tuple[Tensor, int]:
+                    whole: bool = False, micro_batch: int | None = None, done: int = 0, total: float = 0.0,
+                    after: After = lambda step, losses: None) -> tuple[Tensor, int]:
     """One shuffled epoch over replayed train images (flip and crop) and annotated images (as they are).
 
     replay int64 indexes train; `whole` is that of `batches`; more than `micro_batch` images go through in parts. Returns the mean
-    loss (a tensor, so that nothing waits for it) and the number of images seen.
+    loss and the number of images seen. Given what `after` was told, steps done and their losses, a pass goes on from there.
+    NotFinite when the loss is no longer finite.
     """
     model.train()
     images = torch.cat([train.images[replay], chosen.images])
@@ -127,8 +138,11 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     number = torch.cat([replay, torch.full_like(chosen.labels, -1)])  # annotated images are not augmented
     order = torch.from_numpy(generator(key(seed, "supervised order", epoch)).permutation(len(labels))).to(labels.device)
     transform = key(seed, "train transform", epoch)
-    total, seen = torch.zeros((), device=labels.device), 0
-    for step, batch in enumerate(progress(batches(order, size, whole), f"epoch {epoch} supervised"), 1):
+    losses, fine = torch.tensor(total, device=labels.device), torch.tensor(done, device=labels.device)
+    cut, title = batches(order, size, whole), " of the supervised pass"
+    for step, batch in enumerate(progress(cut, f"epoch {epoch} supervised"), 1):
+        if step <= done:
+            continue
         optimizer.zero_grad()
         parts = parts_of(len(batch), micro_batch or len(batch))
         with counted_once(model, parts), seeded(key(seed, "supervised layers", epoch, step), labels.device):
@@ -136,10 +150,14 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
                 inputs = flip_and_crop(images[part], transform, number[part], where=number[part] >= 0)
                 loss = smoothed_loss(model(normalise(inputs))[0], labels[part], smoothing)
                 (loss * (len(part) / len(batch))).backward()
-                total += loss.detach() * len(part)
-        optimizer.step()
-        seen += len(batch)
-    return total / seen, seen
+                losses += loss.detach() * len(part)
+        with placed(f"step {step}{title}: "):
+            descend(optimizer)
+        fine += losses.isfinite()
+        look(step, len(cut), losses, fine, title, untrained=epoch == 1)
+        after(step, losses)
+    seen = sum(map(len, cut))
+    return losses / seen, seen
 
 
 def guess(probs: Tensor, known: Tensor) -> Tensor:
@@ -198,7 +216,7 @@ def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
             loss = labelled * (len(own) / b) + lam_ul * unlabelled * ((len(goals) - len(own)) / len(views))
             loss.backward()
             total += loss.detach()
-    optimizer.step()
+    descend(optimizer)
     return total
 
 
@@ -229,13 +247,12 @@ class Unlabelled:
 
 def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
              pool: Tensor, unlabelled: Unlabelled, known: Tensor, lam_ul: float, seed: int, epoch: int, done: int = 0,
-             total: float = 0.0, after: Callable[[int, Tensor], None] = lambda step, losses: None,
-             micro_batch: int = STEP) -> tuple[Tensor, int]:
+             total: float = 0.0, after: After = lambda step, losses: None, micro_batch: int = STEP) -> tuple[Tensor, int]:
     """One epoch of SSL: replayed train images in shuffled rounds beside images of the pool uint8 [N, H, W, C].
 
     known int64 [N] holds annotated and propagated labels, UNKNOWN elsewhere. What an image looks like follows from its place in
     the epoch, so that it is augmented anew each time it comes. Returns the mean loss and the number of images drawn from the pool.
-    `after` is told after each step how many are done and the sum of their losses; given these, a pass goes on from there.
+    Given what `after` was told, steps done and their losses, a pass goes on from there. NotFinite when the loss is no longer finite.
     """
     rng = generator(key(seed, "ssl", epoch))
     device = pool.device
@@ -244,7 +261,7 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
     replayed = replay[torch.from_numpy(rounds(rng, np.arange(len(replay)), steps * BATCH)).to(device)]
     place = torch.arange(steps * BATCH, device=device)
     transform, augmix = key(seed, "ssl train transform", epoch), key(seed, "ssl views", epoch)
-    losses = torch.tensor(total, device=device)
+    losses, fine, title = torch.tensor(total, device=device), torch.tensor(done, device=device), " of the SSL pass"
     _, height, width, channels = pool.shape  # of each step, one after the other
     images = torch.empty(BATCH * (2 + VIEWS), channels, height, width, device=device, memory_format=torch.channels_last)
     batches = zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH), place.split(BATCH))
@@ -255,11 +272,12 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
             continue
         images[:BATCH] = normalise(flip_and_crop(train.images[x], transform, at))
         write_views(images[BATCH:], pool[u], normalise, augmix, at, micro_batch)
-        with seeded(key(seed, "ssl layers", epoch, step), device):
+        with placed(f"step {step}{title}: "), seeded(key(seed, "ssl layers", epoch, step), device):
             losses += ssl_step(model, optimizer, images, train.labels[x], known[u], max(share, 1 - share),
                                torch.from_numpy(perm).to(device), lam_ul, micro_batch)
-        if step < steps:
-            after(step, losses)
+        fine += losses.isfinite()
+        look(step, steps, losses, fine, title)
+        after(step, losses)
     return losses / steps, steps * BATCH
 
 
@@ -295,14 +313,14 @@ def statistics_images(train: Labelled, replay: Tensor, seed: int, epoch: int) ->
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
              smoothing: float = SMOOTHING, pool: Tensor | None = None, known: Tensor | None = None,
-             unlabelled: Unlabelled | None = None, kept: Kept | None = None) -> Iterator[dict]:
+             unlabelled: Unlabelled | None = None, kept: Kept | None = None) -> Generator[dict]:
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
     `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]. What is
     replayed is decided before each pass; without train images SSL sees all the chosen ones instead. The state goes to `kept` after
     each epoch, with what the caller has added to its record and the weights of `unlabelled` as they are by then, and now and then
-    within an SSL pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss is no
-    longer finite, or all of the model is frozen.
+    within a pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss, the weights
+    or what they predict are no longer finite, or all of the model is frozen.
     """
     optimizer = torch.optim.SGD(trainable(model), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     micro_batch = micro_batch_of(recipe.micro_batch, *train.images.shape[1:3])
@@ -314,47 +332,66 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
         if unlabelled is not None:
             unlabelled.weights = state["weights"].numpy()
 
-    def keep(halfway: Callable[[], dict] | None = None) -> None:
-        """Save the state; within an SSL pass only where that is due."""
-        if kept:
-            weights = None if unlabelled is None else torch.from_numpy(unlabelled.weights)
-            kept.save(lambda: {"records": records, "halfway": halfway and halfway(), "model": model.state_dict(),
-                               "optimizer": optimizer.state_dict(), "weights": weights}, due=halfway is not None)
+    def content(halfway: dict | None) -> dict:
+        """The state as it is now. NotFinite where it is not one to go on from."""
+        require_weights(model)
+        return {"records": records, "halfway": halfway, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                "weights": None if unlabelled is None else torch.from_numpy(unlabelled.weights)}
 
-    def passes(record: dict, replay: Tensor | None = None, step: int = 0, total: float = 0.0) -> None:
-        """Both passes of an epoch into its record; given a replay, from that step of the SSL pass on."""
+    def keep(halfway: Callable[[], dict] | None = None) -> None:
+        """Save the state; within an epoch only where that is due, or the end."""
+        with interruption.deferred():
+            if kept:
+                kept.save(lambda: content(halfway and halfway()), due=halfway is not None and not interruption.asked())
+
+    def passes(record: dict, replay: Tensor | None = None, step: int = 0, total: float = 0.0, supervised: bool = False,
+               done: bool = False) -> None:
+        """Both passes of an epoch into its record; given a replay, from that step of the SSL pass, or of the supervised one, on."""
+        if done:
+            return
         start, spent, epoch = time.perf_counter(), record["seconds"], record["epoch"]
         replay = None if replay is None else replay.to(train.labels.device)
 
-        def after(step: int, total: Tensor) -> None:
-            keep(lambda: {"record": record | {"seconds": spent + time.perf_counter() - start}, "replay": replay, "step": step,
-                          "total": total.item()})
+        def so_far() -> dict:
+            return record | {"seconds": spent + time.perf_counter() - start}
 
-        if chosen is not None and replay is None:
-            replay = replay_of(model, normalise, train, recipe.batch_size)
+        def after(supervised: bool) -> After:
+            return lambda step, total: keep(lambda: {"record": so_far(), "replay": replay, "step": step,
+                                                     "total": sum_of(total, step), "supervised": supervised})
+
+        if chosen is not None and (replay is None or supervised):
+            if replay is None:
+                with placed("", untrained=epoch == 1):
+                    replay = replay_of(model, normalise, train, recipe.batch_size)
             loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch,
-                                                     whole=True, micro_batch=micro_batch)
-            record["loss"] = loss.item()
+                                                     whole=True, micro_batch=micro_batch, done=step, total=total, after=after(True))
+            record["loss"], step, total = loss.item(), 0, 0.0
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
             labelled = chosen if chosen is not None and not len(train.labels) else train
             if replay is None or not step:
                 replay = (replay_of(model, normalise, train, recipe.batch_size) if labelled is train
                           else torch.arange(len(labelled.labels), device=labelled.labels.device))
             loss, n = ssl_pass(model, optimizer, normalise, labelled, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed,
-                               epoch, step, total, after, micro_batch)
+                               epoch, step, total, after(False), micro_batch)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
         if recipe.estimated_statistics and replay is not None:
             with seeded(key(recipe.seed, "statistics layers", epoch), replay.device):
                 estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch),
                                     min(STATISTICS_BATCH, micro_batch))
-        record["seconds"] = spent + time.perf_counter() - start
+        require_weights(model)
+        record["seconds"] = so_far()["seconds"]
 
     for epoch in range(len(records) + 1, recipe.epochs + 1):
         begun = state.pop("halfway", None) or {"record": {"epoch": epoch, "loss": None, "ssl_loss": None, "images": 0, "seconds": 0.0}}
-        passes(**begun)
-        record = begun["record"]
-        if not all(math.isfinite(record[name]) for name in ("loss", "ssl_loss") if record[name] is not None):
-            raise UserError(f"the loss is not finite after epoch {epoch} of fine-tuning; lower --retrain_lr or --lam_ul")
-        yield record
+        with interruption.deferred(), blamed(f"epoch {epoch} of fine-tuning, ", remedy_of(recipe, unlabelled is not None)):
+            passes(**begun)
+            record = begun["record"]
+            keep(lambda: {"record": record, "done": True})  # noqa: B023  # called at once
+        try:
+            yield record
+        except GeneratorExit:
+            if interruption.asked():
+                keep(lambda: {"record": record, "done": True})  # noqa: B023
+            raise
         records.append(record)
         keep()

@@ -19,7 +19,7 @@ def raising(error: BaseException):
     (PermissionError(13, "Permission denied", "out/x.csv"), 2, "error: out/x.csv cannot be used (Permission denied); "),
     (OSError(28, "No space left on device"), 2, "error: a file cannot be used (No space left on device); "),
     (OSError("no number"), 2, "error: a file cannot be used (no number); "),
-    (KeyboardInterrupt(), 130, "interrupted\n"),
+    (KeyboardInterrupt(), 130, "interrupted; there was nothing to be saved, give the same command again\n"),
 ])
 def test_what_a_user_can_cause_ends_in_one_sentence_and_a_status(capsys, error, status, message):
     with pytest.raises(SystemExit) as stop:

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics.pairwise import cosine_distances
 from torch import Tensor, nn
 
+from conftest import refusal
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import (
     disagreement,
@@ -130,6 +131,23 @@ def test_predictions_do_not_depend_on_the_batch_size(batch_size):
     assert logits.dtype == features.dtype == torch.float32
     torch.testing.assert_close(logits, expected[0].float())
     torch.testing.assert_close(features, expected[1].float())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_images_whose_logits_or_entropies_are_not_finite_are_counted(value):
+    class Breaking(Small):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            logits, features = super().forward(x)
+            return torch.where(x[:, 0, 0, :1].round() == 2, value, logits), features
+
+    some = images(7)
+    some[:, 0, 0] = 0
+    some[2:4, 0, 0] = 255  # 2 after normalisation
+    for batch_size in (1, 3, 7):
+        assert refusal(predict, Breaking(), NORMALISE, some, batch_size) == "the logits or features of 2 of 7 images are not finite"
+    predict(Breaking(), NORMALISE, some[:2], 7)
+    assert refusal(unsmoothness, Breaking(), NORMALISE, some, 5, 20, views=1) == "the entropies of 2 of 7 images are not finite"
 
 
 def test_normalised_values_reach_from_0_to_1_and_zeros_stay_zeros():

@@ -1,5 +1,8 @@
 """classifier.py: what its command does not show: networks with dropout, and frozen ones."""
 import copy
+import json
+import math
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import refusal
+from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.interruption import SIGNALS, Interruption, handled
 from hybridrepair.images.augment import Normalise
+from hybridrepair.training import classifier, finetune
 from hybridrepair.training.classifier import train
 from hybridrepair.training.finetune import Labelled
 
@@ -56,3 +63,57 @@ def test_dropout_after_an_interruption_is_as_without_and_leaves_the_generator_of
 def test_a_model_that_is_frozen_altogether_is_told(tmp_path):
     with pytest.raises(UserError, match="all are frozen"):
         trained(Drawing().requires_grad_(False), tmp_path / "a.t7")
+
+
+def test_a_signal_at_any_time_keeps_what_is_done_and_model_and_log_are_the_same(tmp_path, monkeypatch):
+    calls, last = [], 0
+
+    def counted(module, name: str) -> None:
+        genuine = getattr(module, name)
+
+        def call(*given, **more):
+            calls.append(name)
+            if len(calls) == last:
+                os.kill(os.getpid(), SIGNALS[last % 2])
+            return genuine(*given, **more)
+
+        monkeypatch.setattr(module, name, call)
+
+    def log_of(path: Path) -> list[dict]:
+        lines = path.with_suffix(".jsonl").read_text().splitlines()
+        return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+    start = Drawing()
+    counted(finetune, "smoothed_loss")
+    counted(classifier, "accuracy")
+    monkeypatch.setattr(ARGS, "save_every", 3600)
+    expected = trained(start, tmp_path / "whole.t7")
+    undisturbed = calls[:]
+    assert len(undisturbed) == 3 * 4 + 1  # three steps and a judgement in each of three epochs, and one in the end
+    for moment in range(1, len(undisturbed)):
+        path, last = tmp_path / f"{moment}.t7", moment
+        calls.clear()
+        with handled(), pytest.raises(Interruption):
+            trained(start, path)
+        assert path.with_suffix(".partial.t7").exists() and not path.exists()
+        last = 0
+        torch.manual_seed(moment)
+        assert trained(start, path).linear.weight.equal(expected.linear.weight) and calls == undisturbed  # nothing is done twice
+        assert path.read_bytes() == (tmp_path / "whole.t7").read_bytes() and log_of(path) == log_of(tmp_path / "whole.t7")
+
+
+def test_weights_that_break_in_the_last_step_of_an_epoch_leave_the_last_good_state_and_the_log(tmp_path, monkeypatch):
+    start, path, steps, descend = Drawing(), tmp_path / "a.t7", [], finetune.descend
+
+    def breaking(optimizer) -> None:
+        descend(optimizer)
+        steps.append(1)
+        if len(steps) == 6:
+            optimizer.param_groups[0]["params"][0].data[0] = math.nan
+
+    monkeypatch.setattr(finetune, "descend", breaking)
+    assert refusal(trained, start, path) == ("epoch 2, the weights linear.weight are not finite; train with a lower --lr than 0.1, and "
+                                             "--force")
+    state = checkpoint.load(path.with_suffix(".partial.t7"))
+    assert state["model"]["linear.weight"].isfinite().all() and len(path.with_suffix(".jsonl").read_text().splitlines()) == 1
+    assert not path.exists()

@@ -1,6 +1,8 @@
 """finetune.py: each piece beside hand-worked and recorded values, and what each pass draws, augments and aims at."""
 import copy
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import refusal
+from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.interruption import SIGNALS, Interruption, handled
 from hybridrepair.base.states import Kept
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
@@ -65,7 +70,7 @@ class Small(nn.Module):
         self.double()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = F.relu(self.norm2(self.conv(self.norm1(x.double())))).flatten(1)
+        features = F.relu(self.norm2(self.conv(self.norm1(x.to(self.linear.weight.dtype))))).flatten(1)
         return self.linear(features), features
 
 
@@ -621,21 +626,140 @@ def test_without_any_weight_there_is_no_ssl_pass():
     assert record["ssl_loss"] is None and record["loss"] > 0
 
 
-@pytest.mark.parametrize("ssl, chosen", [(False, True), (True, False)])
-def test_a_loss_that_is_not_finite_is_an_error_that_names_the_flags(ssl, chosen):
+# --- what is not finite
+
+@pytest.mark.parametrize("ssl, chosen, recipe, told", [
+    (False, True, Recipe(3, lr=1e300), r"step 1 of the supervised pass: .*lower --retrain_lr than 1e\+300"),
+    (True, False, Recipe(3, lr=1e300), r"step 1 of the SSL pass: .*lower --retrain_lr than 1e\+300"),
+    (True, True, Recipe(3, lam_ul=1e300), r"step 1 of the SSL pass: .*lower --lam_ul than 1e\+300"),
+    (False, True, Recipe(3, weight_decay=1e300), r"step 1 of the supervised pass: .*lower --retrain_weightdecay than 1e\+300")])
+def test_a_loss_that_is_not_finite_is_told_with_epoch_step_and_likely_cause_and_no_state_is_kept(ssl, chosen, recipe, told, tmp_path):
+    pool, unlabelled = noise(90, seed=2), Unlabelled(np.ones(90)) if ssl else None
+    for _ in range(2):  # the second call says the same
+        epochs = finetune(Small().float(), NORMALISE, noise(190), recipe, noise(10, seed=3) if chosen else None, pool=pool.images,
+                          known=pool.labels, unlabelled=unlabelled, kept=Kept(tmp_path / "a.t7", {}, 3600))
+        with pytest.raises(UserError, match=f"^epoch 1 of fine-tuning, {told}, the likely cause$"):
+            list(epochs)
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_was_not_finite_before_the_first_step_is_not_blamed_on_the_learning_rate():
     model = Small()
     with torch.no_grad():
         model.linear.bias[0] = math.nan
-    with pytest.raises(UserError, match="not finite after epoch 1 .*--retrain_lr or --lam_ul"):
-        tuned(model, Recipe(3), ssl, chosen)
+    message = refusal(tuned, model, Recipe(3))
+    assert message.startswith("epoch 1 of fine-tuning, the logits or features of 130 of 130 images are not finite; nothing had been")
+
+
+class Breaking:
+    """An SSL step after whose n-th call a number of the model is infinite, or the loss is."""
+
+    def __init__(self, monkeypatch, name: str):
+        self.name, self.last, self.losses, self.step = name, 0, [], module.ssl_step
+        monkeypatch.setattr(module, "ssl_step", self)
+
+    def __call__(self, model: nn.Module, *given) -> Tensor:
+        self.losses.append(self.step(model, *given))
+        if len(self.losses) == self.last and self.name == "loss":
+            return self.losses[-1] * math.inf
+        if len(self.losses) == self.last:
+            model.state_dict()[self.name].view(-1)[0] = math.inf
+        return self.losses[-1]
+
+
+@pytest.mark.parametrize("name", ["linear.weight", "norm2.running_var"])
+def test_weights_that_break_in_the_last_step_of_an_epoch_leave_the_last_good_state(name, tmp_path, monkeypatch):
+    broken, start, path = Breaking(monkeypatch, name), Small(), tmp_path / "state.t7"
+    broken.last = 2
+    told = refusal(drawn, start, kept=Kept(path, {}, 3600), estimated=False)
+    assert f"epoch 1 of fine-tuning, the weights {name} are not finite; lower " in told
+    assert not path.exists()
+    broken.last += 4  # the second epoch
+    told = refusal(drawn, start, kept=Kept(path, {}, 3600), estimated=False)
+    assert f"epoch 2 of fine-tuning, the weights {name} are not finite; lower " in told
+    state = checkpoint.load(path)
+    assert len(state["records"]) == 1 and all(value.isfinite().all() for value in state["model"].values())
+    broken.last += 2  # which alone is done again
+    assert refusal(drawn, start, kept=Kept(path, {}, 3600), estimated=False) == told
+    assert len(broken.losses) == broken.last and all(loss.isfinite() for loss in broken.losses)
+
+
+def test_a_state_is_not_written_where_the_loss_is_no_longer_finite(tmp_path, monkeypatch):
+    Breaking(monkeypatch, "loss").last = 2
+    monkeypatch.setattr(module, "look", lambda *given, **more: None)  # as if it looked at a later step
+    message = refusal(drawn, Small(), kept=Kept(tmp_path / "a.t7", {}, 0))
+    assert message.startswith("epoch 1 of fine-tuning, step 2: the loss is not finite; ")
+    assert checkpoint.load(tmp_path / "a.t7")["halfway"]["step"] == 1
+
+
+# --- interruptions
+
+def test_a_signal_at_any_time_of_the_passes_keeps_what_is_done_and_the_end_is_the_same(tmp_path, monkeypatch):
+    calls, last = [], 0
+
+    def counted(name: str) -> None:
+        genuine = getattr(module, name)
+
+        def call(*given, **more):
+            calls.append(name)
+            if len(calls) == last:
+                os.kill(os.getpid(), SIGNALS[last % 2])
+            return genuine(*given, **more)
+
+        monkeypatch.setattr(module, name, call)
+
+    start = Drawing()
+    for name in ("smoothed_loss", "ssl_loss", "replay_of", "estimate_statistics"):
+        counted(name)
+    expected = drawn_and_told(start)
+    undisturbed = calls[:]
+    numbers = {name: undisturbed.count(name) for name in undisturbed}
+    assert numbers == {"replay_of": 4, "smoothed_loss": 5, "ssl_loss": 4, "estimate_statistics": 2}  # of two epochs
+    for moment in (1, 3, *range(undisturbed.index("estimate_statistics") + 1, len(undisturbed) + 1)):  # and all of the second
+        path, last = tmp_path / f"{moment}.t7", moment
+        calls.clear()
+        with handled(), pytest.raises(Interruption):
+            drawn_and_told(start, Kept(path, {}, 3600))
+        last = 0
+        torch.manual_seed(moment)
+        weights, told = drawn_and_told(start, Kept(path, {}, 3600))
+        assert same(weights, expected[0]) and told == expected[1] and calls == undisturbed  # nothing is done twice
+
+
+def drawn_and_told(start: nn.Module, kept: Kept | None = None) -> tuple[dict[str, Tensor], dict]:
+    """The weights after two epochs with dropout, or what `kept` has left of them, and the last record but its time."""
+    model, pool = copy.deepcopy(start), noise(140, seed=2)
+    *_, record = finetune(model, NORMALISE, noise(130), Recipe(2, lr=0.01, estimated_statistics=True), noise(110, seed=3),
+                          pool=pool.images, known=pool.labels, unlabelled=Unlabelled(np.ones(140)), kept=kept)
+    return weights_of(model), {name: value for name, value in record.items() if name != "seconds"}
+
+
+def test_two_signals_end_within_a_step_and_leave_the_state_as_it_was(tmp_path, monkeypatch):
+    start, step, path = Drawing(), module.ssl_step, tmp_path / "state.t7"
+    expected = drawn_and_told(start)
+
+    def impatient(*given):
+        loss = step(*given)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(module, "ssl_step", impatient)
+    with handled(), pytest.raises(Interruption):
+        drawn_and_told(start, Kept(path, {}, 0))
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.name}.before"}
+    assert checkpoint.load(path)["halfway"]["supervised"]
+    monkeypatch.setattr(module, "ssl_step", step)
+    weights, told = drawn_and_told(start, Kept(path, {}, 0))
+    assert same(weights, expected[0]) and told == expected[1]
 
 
 # --- layers that draw
 
-def drawn(start: nn.Module, seed: int = 1, kept: Kept | None = None) -> dict[str, Tensor]:
+def drawn(start: nn.Module, seed: int = 1, kept: Kept | None = None, estimated: bool = True) -> dict[str, Tensor]:
     """The weights after two epochs of two SSL steps, or of what `kept` has left of them."""
     model, pool = copy.deepcopy(start), noise(140, seed=2)
-    recipe = Recipe(2, lr=0.01, seed=seed, estimated_statistics=True)
+    recipe = Recipe(2, lr=0.01, seed=seed, estimated_statistics=estimated)
     list(finetune(model, NORMALISE, noise(130), recipe, noise(10, seed=3), pool=pool.images, known=pool.labels,
                   unlabelled=Unlabelled(np.ones(140)), kept=kept))
     return weights_of(model)
