@@ -4,8 +4,9 @@
     python pretrain_moco.py --dataset cifar10 --arch resnet18 --mlp_dim 1024 --n_images 10000 --n_epochs 20
 
 The same command goes on where an interrupted one stopped, and gives what it would have given. The result is
-check_point/<dataset>/ckpt_pretrained_mocov3/checkpoint.pth.tar, in the published layout. The accuracy printed on the way is
-that of a k-NN classifier among labelled train images, each left out in turn: no label is trained on.
+check_point/<dataset>/ckpt_pretrained_mocov3/checkpoint.pth.tar, in the published layout, and a record of settings, versions and
+machine beside it. The accuracy printed on the way is that of a k-NN classifier among labelled train images, each left out in turn: no
+label is trained on.
 """
 import math
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint, states
+from hybridrepair.base import checkpoint, provenance, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
+from hybridrepair.base.files import write_json
+from hybridrepair.base.locks import locked
 from hybridrepair.base.version import code_version
 from hybridrepair.images import data
 from hybridrepair.images.arrays import taken
@@ -26,7 +29,7 @@ from hybridrepair.run.settings import rounding
 from hybridrepair.training import contrastive
 from mymodels.moco import ARCHITECTURES, MoCo
 
-NAME = "checkpoint.pth.tar"
+NAME, RECORD = "checkpoint.pth.tar", "checkpoint.json"
 KNN_IMAGES = 5000  # labelled train images, at most, among which neighbours are looked for
 
 
@@ -83,21 +86,21 @@ def main(args) -> None:
     images = taken(dataset.images, index)
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
                 "images": checkpoint.digest(images), "mean": dataset.mean, "std": dataset.std, **rounding(args), **code_version()}
-    if not args.force and checkpoint.made_with(path, settings):
-        print(f"{path} is there already, made with the same settings: nothing to do")
-        states.forget(contrastive.state_path(path), settings)
-        return
-
-    path.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made ends it now, not after the training
-    normalise = Normalise(dataset.mean, dataset.std, device)
-    images = torch.from_numpy(images).to(device)
-    labelled = dataset.split["train"]
-    labelled = labelled[::max(1, math.ceil(len(labelled) / KNN_IMAGES))]  # not the first ones: an image folder is in order of classes
-    known = tuple(torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels))
-    torch.manual_seed(args.manualSeed)
-    model = on_machine(MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3]), args, device)
-    print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
-    contrastive.train(model, normalise, images, known, args, path, settings)
+    with locked(path, making=str(path)):  # a folder that cannot be made ends it now, not after the training
+        if not args.force and checkpoint.made_with(path, settings):
+            print(f"{path} is there already, made with the same settings: nothing to do")
+            states.forget(contrastive.state_path(path), settings)
+            return
+        normalise = Normalise(dataset.mean, dataset.std, device)
+        images = torch.from_numpy(images).to(device)
+        labelled = dataset.split["train"]
+        labelled = labelled[::max(1, math.ceil(len(labelled) / KNN_IMAGES))]  # not the first: a folder is in order of classes
+        known = tuple(torch.from_numpy(array[labelled]).to(device) for array in (dataset.images, dataset.labels))
+        torch.manual_seed(args.manualSeed)
+        model = on_machine(MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3]), args, device)
+        print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
+        write_json(path.with_name(RECORD), {"args": vars(args), "settings": settings, **provenance.of(device, args)})
+        contrastive.train(model, normalise, images, known, args, path, settings)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@
     python repair.py --dataset cifar10 --labels my_labels.csv          answers of your own annotators
 
 Prints a line an epoch, and at last the accuracy on T2 before and after; hybridrepair/run/output.py says what is left in
---save_path. A run that is in results.csv already is not done again.
+--save_path. A run whose folder, or results.csv, has its result already is not done again.
 """
-from hybridrepair.base import checkpoint, states
+from hybridrepair.base import states
 from hybridrepair.base.errors import run
+from hybridrepair.base.locks import locked
 from hybridrepair.report import tracking
 from hybridrepair.run import output
 from hybridrepair.run.flags import repair_parser
@@ -29,11 +30,15 @@ def main(args) -> None:
     if args.check:
         return
     results = output.Run(task)
-    with checkpoint.locked(results.folder, wait=False) as ours:
+    with locked(results.folder, wait=False) as ours:
         done = results.find()
-        if done and not args.force and not results.state.exists():  # a state: the end came between the row and its removal
-            states.remove(results.state)
+        if done and not args.force and not (ours and results.cut_off()):
+            results.enter()
+            if ours and not results.state.exists():
+                states.remove(results.state)  # the one before it, where the end came between the two
             print(f"done already, in {results.results}: {results.folder.name}")
+            if not results.model.exists():
+                print(f"its model {results.model} is not there any more; --force makes it again")
             print(output.headline(*(float(done[name]) if done[name] else None for name in ("acc_before", "acc_after")), task.judged_on))
         elif not ours:
             print(f"another process is at it, skipped: {results.folder.name}")

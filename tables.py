@@ -4,7 +4,8 @@
     python tables.py save/ --columns model_number --plot budget.png
     python tables.py a/results.csv b/ --rows dataset --metric gain --format latex --output table.tex
     python tables.py save/ --format csv                         a line for each cell, each number in a column of its own
-    python tables.py --report save/digits_MobileNet/<run>       report.html of a run again, from what lies in its folder
+    python tables.py --report save/digits_MobileNet/<run>       report.html and plots of a run again, from what lies in its folder
+    python tables.py --rebuild save/                            results.csv again, where it was lost or damaged
 
 A cell is the mean over seeds, their standard deviation (n - 1), the gain over the accuracy before repair, and n.
 Nothing but seeds is averaged: a solution has a row for each of its settings, and the budgets make columns if there are
@@ -18,6 +19,7 @@ from hybridrepair.base.errors import run as run_main
 from hybridrepair.report import page
 from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, plot, read_runs, table_of, written
 from hybridrepair.run.flags import Parser
+from hybridrepair.run.table import rebuild
 
 
 def parse_args(argv: list[str] | None = None):
@@ -31,15 +33,21 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="of the table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the metric over the budget")
-    parser.add_argument("--report", nargs="+", type=Path, metavar="FOLDER", help="instead, make report.html again in these folders of "
-                        "runs, or in all below them; no data, model or training is needed")
+    parser.add_argument("--report", nargs="+", type=Path, metavar="FOLDER", help="instead, make report.html and plots again in these "
+                        "folders of runs, or in all below them; no data, model or training is needed")
+    parser.add_argument("--rebuild", nargs="+", type=Path, metavar="FOLDER", help="instead, make results.csv again from the folders of "
+                        "runs in these folders, or in all below them; rows that it alone has stay")
     return parser.parse_args(argv)
 
 
 def main(args) -> None:
     if args.report:
         for folder in page.runs_in(args.report):
-            print(page.write(folder))
+            print(page.write_all(folder))
+        return
+    if args.rebuild:
+        for line in rebuild(args.rebuild):
+            print(line)
         return
     if args.plot and args.plot.suffix != ".png":
         raise UserError(f"{args.plot} does not end in .png; plots are PNG files")

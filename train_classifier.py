@@ -5,16 +5,18 @@
 
 The same command goes on where an interrupted one stopped, and gives what it would have given. The best epoch by accuracy
 on the biased val set is kept in check_point/<dataset>/ckpt_bias/<model>_<class_weight>_b.t7. --save_path gets a JSON line for
-each epoch, and the shares of classes in the biased train and val sets as PNG.
+each epoch, a record of settings, versions and machine as JSON, and the shares of classes in the biased sets as PNG.
 """
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint, states
+from hybridrepair.base import checkpoint, provenance, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
+from hybridrepair.base.files import write_json
+from hybridrepair.base.locks import locked
 from hybridrepair.base.version import code_version
 from hybridrepair.images import data
 from hybridrepair.images.augment import Normalise
@@ -73,21 +75,25 @@ def main(args) -> None:
                 **of_code(args.model), **code_version()}
     train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
     settings["data"] = classifier.digest_of(train, val, dataset.num_classes, dataset.mean, dataset.std)
-    if not args.force and checkpoint.made_with(path, settings, unsaid=("data",)):
-        print(f"{path} is there already, made with the same settings: nothing to do")
-        states.forget(classifier.state_path(path), settings)
-        return
-    torch.manual_seed(args.manualSeed)
-    height, width, channels = dataset.images.shape[1:]
-    model = on_machine(create(args.model, dataset.num_classes, channels, (height, width)), args, device)
-    print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")
-    shares = {part: np.bincount(images.labels.cpu(), minlength=dataset.num_classes)
-              for part, images in (("train", train), ("val", val))}
-    plots.save(kept / f"{name}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
-    log = kept / f"{name}_{which}_seed{args.manualSeed}.jsonl"
-    tracked = tracking.Tracking(args.report_to, log.with_suffix(""), settings)
-    tracked.finish(classifier.train(model, Normalise(dataset.mean, dataset.std, device), train, val, args, path, settings, log,
-                                    tracked.log))
+    with locked(path, making=str(path)):
+        if args.if_missing and usual.exists():  # made while this one waited
+            return
+        if not args.force and checkpoint.made_with(path, settings, unsaid=("data",)):
+            print(f"{path} is there already, made with the same settings: nothing to do")
+            states.forget(classifier.state_path(path), settings)
+            return
+        torch.manual_seed(args.manualSeed)
+        height, width, channels = dataset.images.shape[1:]
+        model = on_machine(create(args.model, dataset.num_classes, channels, (height, width)), args, device)
+        print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")
+        shares = {part: np.bincount(images.labels.cpu(), minlength=dataset.num_classes)
+                  for part, images in (("train", train), ("val", val))}
+        plots.save(kept / f"{name}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
+        log = kept / f"{name}_{which}_seed{args.manualSeed}.jsonl"
+        tracked = tracking.Tracking(args.report_to, log.with_suffix(""), settings)
+        normalise = Normalise(dataset.mean, dataset.std, device)
+        write_json(log.with_suffix(".json"), {"args": vars(args), "settings": settings, **provenance.of(device, args)})
+        tracked.finish(classifier.train(model, normalise, train, val, args, path, settings, log, tracked.log))
 
 
 if __name__ == "__main__":

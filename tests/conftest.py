@@ -1,6 +1,8 @@
 """What all tests share: a seed, the values recorded from the published code, small data."""
 import json
+import multiprocessing
 import os
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -63,6 +65,45 @@ def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no network in tests")
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds, without the hidden files of locks."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def twice_at_once(call) -> None:
+    """Let two processes call `call` at the same time; both must end well. They must not train: torch refuses that after a fork."""
+    context = multiprocessing.get_context("fork")  # starts at once: torch is imported here already
+    start = context.Barrier(2)
+
+    def begin() -> None:
+        start.wait(60)
+        call()
+
+    processes = [context.Process(target=begin) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+class Slow:
+    """A stand for a function, which takes a while, tells a file of each call, and does what `call` does."""
+
+    def __init__(self, told: Path, call):
+        self.told, self.call = told, call
+
+    def __call__(self, *args, **more):
+        with open(self.told, "a") as file:
+            file.write("called\n")
+        time.sleep(0.3)
+        return self.call(*args, **more)
+
+    @property
+    def calls(self) -> int:
+        return len(self.told.read_text().splitlines())
 
 
 def field_of(folder: Path, n: int, classes: tuple[str, ...] = ("cat", "dog", "owl"), files: bool = True) -> Dataset:
@@ -146,4 +187,4 @@ def write_pool(root: Path, images: np.ndarray, labels: np.ndarray, name: str = "
 def unpainted(monkeypatch) -> None:
     """Runs leave neither plots nor a report, which take ten times as long as all the rest of a tiny one."""
     monkeypatch.setattr("hybridrepair.report.plots.write", lambda *given: None)
-    monkeypatch.setattr("hybridrepair.report.page.leave", lambda *given: None)
+    monkeypatch.setattr("hybridrepair.report.page.write", lambda *given: None)

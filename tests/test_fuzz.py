@@ -43,6 +43,7 @@ from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.identity import digest_of, id_of
 from hybridrepair.report import evidence, page
 from hybridrepair.run import comparison
+from hybridrepair.run.table import COLUMNS
 from hybridrepair.selection import features
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.strategies import Selection
@@ -319,7 +320,7 @@ def make_results(path: Path) -> None:
              "acc_before": 80, "acc_after": 81.25 + seed, "acc_best": 99, "fixed": 3, "broken": 1, "judged_on": "T2"}
             for solution in ("gini", "hybrid") for seed in (1, 2)]
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, comparison.output.COLUMNS, restval="")
+        writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -20,10 +20,12 @@ from hybridrepair.annotation.manifest import Manifest, Origin, manifest_of
 from hybridrepair.annotation.oracle import answered, labels_of
 from hybridrepair.annotation.spreadsheet import protected
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import write_json
 from hybridrepair.base.rows import read_rows, write_rows
 from hybridrepair.images import data
 from hybridrepair.report import charts, evidence, page, plots
 from hybridrepair.run import output
+from hybridrepair.run.table import COLUMNS
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.strategies import Selection
 
@@ -111,11 +113,17 @@ def row(dataset: str, model: str, seed: int = 1) -> dict:
 def test_the_row_of_a_run_is_safe_in_a_spreadsheet_and_found_again(tmp_path):
     for name in NAMES:
         args = SimpleNamespace(dataset=name, model2test_arch="MobileNet", model_number=0, solution="hybrid", p_budget=1.0,
-                               save_path=tmp_path)
-        run = output.Run(SimpleNamespace(args=args, seed=1, settings={"retrain_lr": 0.001}))  # type: ignore[arg-type]
-        run.write_row({"acc_after": 81})
-        found = run.find()
-        assert found and found["acc_after"] == "81" and run.folder.parent == tmp_path
+                               save_path=tmp_path, manualSeed=1)
+        task = SimpleNamespace(args=args, settings={"retrain_lr": 0.001}, checkpoint_path=Path("model.t7"))
+        run = output.Run(task)  # type: ignore[arg-type]
+        write_json(run.folder / "run.json", {"args": vars(args) | {"save_path": ""}, "settings": task.settings,
+                                             "result": {"acc_after": 81}})
+        run.enter()
+        assert run.folder.parent == tmp_path
+        for _ in ("in its folder", "in the table"):
+            found = run.find()
+            assert found and found["acc_after"] == "81" and found["dataset"] == name
+            (run.folder / "run.json").unlink(missing_ok=True)
     with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
         assert all(is_safe(cell) for cells in csv.reader(file) for cell in cells)
     assert len(read_rows(tmp_path / "results.csv")) == len(NAMES)
@@ -123,7 +131,7 @@ def test_the_row_of_a_run_is_safe_in_a_spreadsheet_and_found_again(tmp_path):
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
 def test_a_table_has_a_line_for_each_name_in_which_nothing_is_markup(tmp_path, capsys, form):
-    write_rows(tmp_path / "results.csv", output.COLUMNS, [row(name, name) for name in NAMES])
+    write_rows(tmp_path / "results.csv", COLUMNS, [row(name, name) for name in NAMES])
     tables.main(tables.parse_args([str(tmp_path / "results.csv"), "--format", form, "--rows", "dataset", "--columns", "p_budget"]))
     text = capsys.readouterr().out
     assert all(line.isprintable() or form == "csv" for line in text.split("\n"))
@@ -143,7 +151,7 @@ def test_a_table_has_a_line_for_each_name_in_which_nothing_is_markup(tmp_path, c
 
 
 def test_a_plot_takes_names_as_they_are(tmp_path):
-    write_rows(tmp_path / "results.csv", output.COLUMNS, [row(name, "MobileNet") for name in ("$x_{", "a$b$c", r"\frac")])
+    write_rows(tmp_path / "results.csv", COLUMNS, [row(name, "MobileNet") for name in ("$x_{", "a$b$c", r"\frac")])
     files = [str(tmp_path / name) for name in ("results.csv", "table.md", "p.png")]
     tables.main(tables.parse_args([files[0], "--output", files[1], "--plot", files[2]]))
     assert Image.open(tmp_path / "p.png").format == "PNG"

@@ -16,7 +16,7 @@ GB = 10 ** 9
 MEASURED = """
 import sys
 import selection
-from hybridrepair.run.output import peak_memory
+from hybridrepair.base.provenance import peak_memory
 selection.main(selection.parse_args())
 print(peak_memory())
 """

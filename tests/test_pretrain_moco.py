@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import pretrain_moco
+from conftest import Slow, names_in, twice_at_once
 from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
 from hybridrepair.base.states import Kept
@@ -31,7 +32,7 @@ pretrain_moco.ARCHITECTURES["resnet18"] = (pretrain_moco.ARCHITECTURES["resnet18
 replace, states = os.replace, []
 
 def replace_or_die(temporary, path):
-    if str(temporary).endswith(".tmp"):
+    if str(temporary).endswith(".tmp") and ".partial." in str(path):
         states.append(path)
     if len(states) == 6:  # as if killed while it writes the state after epoch 2: there is one after each of two steps, too
         os.truncate(temporary, 100_000)
@@ -266,6 +267,14 @@ def test_a_number_of_images_is_drawn_once_from_both_parts(folder, monkeypatch):
     assert all(images.equal(seen[0]) for images in seen)
 
 
+def test_two_processes_train_an_extractor_once(folder, monkeypatch):
+    slow = Slow(folder / "calls", lambda model, normalise, images, known, args, path, settings: checkpoint.save(
+        path, {"settings": settings}))
+    monkeypatch.setattr(contrastive, "train", slow)
+    twice_at_once(lambda: pretrain_moco.main(pretrain_moco.parse_args(command(folder))))
+    assert slow.calls == 1
+
+
 # --- the file
 
 def test_the_file_has_the_published_layout_and_moco_reads_it(whole):
@@ -281,7 +290,9 @@ def test_the_file_has_the_published_layout_and_moco_reads_it(whole):
     assert all(value.equal(expected.state_dict()[name]) for name, value in extractor.state_dict().items())
     # where arrays lie in memory decides last bits on some processors
     torch.testing.assert_close(extractor(x), expected(x).detach(), rtol=1e-5, atol=1e-6)
-    assert [path.name for path in (whole / "out").iterdir()] == [FINAL]
+    assert names_in(whole / "out") == ["checkpoint.json", FINAL]
+    record = json.loads((whole / "out" / "checkpoint.json").read_text())
+    assert record["settings"] == json.loads(json.dumps(content["settings"])) and "torch" in record["versions"] and record["project"]
 
 
 def test_grey_images_and_two_of_them_can_be_trained_on(tmp_path, capsys):
@@ -298,8 +309,8 @@ def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, 
     killed = [sys.executable, "-c", KILLED, *command(folder, "--save_every", "0")]
     died = subprocess.run(killed, cwd=Path(pretrain_moco.__file__).parent)
     assert died.returncode == -signal.SIGKILL
-    names = {path.name for path in (folder / "out").iterdir()}
-    assert f"{PARTIAL}.before" in names and len(names) == 2 and FINAL not in names  # the other is what was written when it died
+    names = names_in(folder / "out")
+    assert f"{PARTIAL}.before" in names and len(names) == 3 and FINAL not in names  # and a record, and what was being written
     undisturbed = checkpoint.load(whole / "out" / FINAL)
     for more in ([], ["--force"]):
         begun = shutil.copytree(folder, folder.with_name("begun" + "".join(more)))
@@ -373,7 +384,7 @@ def test_a_published_file_and_a_damaged_one_are_refused_and_replaced_by_force(co
 def test_a_training_that_diverges_ends_in_one_sentence_and_leaves_no_checkpoint(folder, capsys, rate, more, told):
     error = refusal(folder, capsys, "--lr", rate, "--warmup_epochs", "0", *more)
     assert error.startswith(f"error: {told}") and "finite; train with a lower --lr than 1e+" in error
-    assert not [*(folder / "out").iterdir()]
+    assert names_in(folder / "out") == ["checkpoint.json"]
 
 
 def test_weights_that_break_in_a_last_step_leave_the_last_good_state(folder, capsys, monkeypatch):

@@ -1,7 +1,9 @@
 """repair.py and selection.py as their users call them: what a run gives, leaves, repeats and refuses."""
 import csv
+import hashlib
 import json
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -26,12 +28,13 @@ import tables
 import train_classifier
 from conftest import write_small
 from hybridrepair.annotation.oracle import budget_of
-from hybridrepair.base import checkpoint, errors
+from hybridrepair.base import checkpoint, errors, provenance
 from hybridrepair.base.rows import read_rows, write_rows
 from hybridrepair.base.states import states_of
 from hybridrepair.base.text import text_of
-from hybridrepair.report import page
-from hybridrepair.run import output
+from hybridrepair.images import data
+from hybridrepair.report import evidence, page, plots
+from hybridrepair.run import output, table
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import SOLUTIONS
 from hybridrepair.selection.uncertainty import Tau
@@ -94,7 +97,7 @@ def test_hybrid_leaves_a_row_a_record_a_model_a_selection_and_plots(field, capsy
     run("--auto_tao")
     out = capsys.readouterr().out.splitlines()
     (row,) = rows()
-    assert list(row) == list(output.COLUMNS)
+    assert list(row) == list(table.COLUMNS)
     assert out[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
     assert (row["dataset"], row["model"], row["solution"], row["seed"]) == ("small", "MobileNet", "hybrid", "10")
     assert int(row["n_annotated"]) == 10 and int(row["n_propagated"]) > 0 and int(row["n_unlabelled"]) > 0
@@ -131,6 +134,108 @@ def test_fixed_minus_broken_is_the_change_of_accuracy_on_t2(field):
     assert float(row["acc_best"]) >= float(row["acc_after"])
 
 
+# --- the end of a run
+
+def all_of(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_failing_plot_costs_a_line_and_plots_are_made_later(field, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "per_class", lambda *args: 1 / 0)
+        run("--solution", "random")
+    out, err = capsys.readouterr()
+    (row,) = rows()
+    assert out.splitlines()[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
+    assert err == ("a plot could not be written (ZeroDivisionError: division by zero); python tables.py --report "
+                   f"{folder_of(row)} makes it\n")
+    whole = {"run.json", "selected.csv", "manifest.json", "MobileNet_0_b_repaired.t7", "predictions.npz", "report.html", "accuracy.png"}
+    assert all_of(folder_of(row)) == whole
+    tables.main(tables.parse_args(["--report", str(folder_of(row))]))
+    assert all_of(folder_of(row)) == whole | {"per_class.png"}
+
+
+def test_folders_in_the_place_of_files_cost_a_line_each_and_all_else_is_there(field, capsys):
+    run("--solution", "random")
+    (row,) = rows()
+    names = ["predictions.npz", "report.html", "accuracy.png"]
+    for path in (path for path in folder_of(row).iterdir() if path.is_file()):
+        path.unlink()
+        if path.name in names:
+            path.mkdir()
+    Path("save/small_MobileNet/results.csv").unlink()
+    capsys.readouterr()
+    run("--solution", "random", "--force")
+    out, err = capsys.readouterr()
+    assert [each["acc_after"] for each in rows()] == [row["acc_after"]]
+    assert out.splitlines()[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
+    assert [line.partition(" (IsADirectoryError")[0] for line in err.splitlines()] == [
+        f"{what} could not be written" for what in ("predictions.npz", "report.html", "a plot")]
+    assert all_of(folder_of(row)) == {"run.json", "selected.csv", "manifest.json", "MobileNet_0_b_repaired.t7"}
+    assert not list(field.rglob("*.partial.t7")) and not list(field.rglob("*.tmp"))
+
+
+def test_a_run_that_ended_between_its_row_and_its_report_is_ended_by_the_same_command(field, monkeypatch, capsys):
+    run("--solution", "random", "--save_path", "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evidence, "save", MagicMock(side_effect=KeyboardInterrupt))
+        run("--solution", "random")
+    (row,) = rows()
+    assert not (folder_of(row) / "report.html").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(hybridrepair.training.finetune, "smoothed_loss", lambda *args: pytest.fail("was trained again"))
+        run("--solution", "random")
+    whole = Path("whole") / row["run"]
+    for name in ("selected.csv", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "predictions.npz"):
+        assert (folder_of(row) / name).read_bytes() == (whole / name).read_bytes()
+    assert all_of(folder_of(row)) == all_of(whole)
+    assert len(rows()) == 1 and not list(field.rglob("*.partial.t7"))
+    capsys.readouterr()
+    run("--solution", "random")
+    assert "done already" in capsys.readouterr().out
+
+
+def test_a_table_that_a_spreadsheet_saved_in_another_encoding_ends_no_repair_and_loses_no_row(field, capsys):
+    run("--solution", "random")
+    (first,) = rows()
+    path = Path("save/small_MobileNet/results.csv")
+    text = path.read_text().replace("run\n", "run,größer\n").replace(f"{first['run']}\n", f"{first['run']},schön\n")
+    path.write_bytes(text.replace("\n", "\r\n").encode("cp1252"))
+    capsys.readouterr()
+    run("--solution", "gini")
+    assert [row["solution"] for row in rows()] == ["random", "gini"] and rows()[0] == first | {"größer": "schön"}
+    assert "results.csv is no CSV file in UTF-8: it is kept as results_as_found_" in capsys.readouterr().err
+
+
+def test_a_run_is_found_by_its_folder_and_enters_its_row_again(field, capsys):
+    run("--solution", "random")
+    first, last = rows(), capsys.readouterr().out.splitlines()[-1]
+    Path("save/small_MobileNet/results.csv").unlink()
+    next(folder_of(first[0]).glob("*_repaired.t7")).unlink()
+    run("--solution", "random")
+    out = capsys.readouterr().out.splitlines()
+    assert "done already" in out[-3] and "MobileNet_0_b_repaired.t7 is not there any more; --force makes it again" in out[-2]
+    assert out[-1] == last and rows() == first
+
+
+def test_a_record_says_where_the_result_comes_from(field, monkeypatch):
+    run("--solution", "random")
+    (row,) = rows()
+    record = json.loads((folder_of(row) / "run.json").read_text())
+    model, dataset = Path("check_point/small/ckpt_bias/MobileNet_0_b.t7"), data.load("small", "data")
+    replayed = np.load("check_point/small/ckpt_bias/biased_dataset/0/train.npy")
+    assert record["inputs"] == {
+        "dataset": dataset.digest, "model": hashlib.sha256(model.read_bytes()).hexdigest()[:16], "extractor": None, "labels": None,
+        "labelled": None, "replayed": hashlib.sha256(replayed.tobytes()).hexdigest()[:16]}
+    assert record["versions"] == provenance.versions() and f"python {platform.python_version()} torch " in record["versions"]
+    assert record["project"] == provenance.project() and (record["precision"], record["seed"]) == ("float32", 10)
+    assert record["device"] == "cpu (1 threads)" and record["processor"] and record["command"] == sys.argv
+    labels = folder_of(row) / "selected.csv"
+    run("--labels", str(labels), "--solution", "random", "--save_path", "labels")
+    (row,) = rows("labels")
+    assert f"labels={json.loads((folder_of(row, 'labels') / 'run.json').read_text())['inputs']['labels']}" in row["settings"]
+
+
 # --- the report and the trackers
 
 @pytest.mark.parametrize("flags, said", [
@@ -151,10 +256,11 @@ def test_a_report_that_fails_loses_nothing_and_is_made_later(field, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(page, "render", lambda content: 1 / 0)
         run("--solution", "random")
-    out = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
     (row,) = rows()
-    assert out[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
-    (line,) = [line for line in out if line.startswith("report.html could not be made (ZeroDivisionError")]
+    assert out.splitlines()[-1] == output.headline(float(row["acc_before"]), float(row["acc_after"]))
+    (line,) = err.splitlines()
+    assert line.startswith("report.html could not be written (ZeroDivisionError")
     assert not (folder_of(row) / "report.html").exists() and not list(field.rglob("*.partial.t7"))
     shutil.rmtree("data")  # neither data nor model is needed
     shutil.rmtree("check_point")
@@ -180,7 +286,7 @@ def test_trackers_follow_a_run_and_do_not_make_it_another(field, monkeypatch, ca
 def test_a_tracker_that_fails_does_not_end_the_run(field, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", MagicMock(__spec__=True, **{"init.side_effect": RuntimeError("no network")}))
     run("--solution", "random", "--report_to", "wandb")
-    assert "wandb failed and is told nothing more (RuntimeError: no network)" in capsys.readouterr().out and len(rows()) == 1
+    assert "wandb failed and is told nothing more (RuntimeError: no network)" in capsys.readouterr().err and len(rows()) == 1
 
 
 def test_a_tracker_without_its_package_is_told_at_once(field, monkeypatch, capsys):
@@ -235,7 +341,7 @@ def test_same_command_gives_the_same_selection_and_accuracies_and_another_batch_
     a, b, *others = (rows(name)[0] for name in "abcde")
     selected = [(folder_of(row, name) / "selected.csv").read_bytes() for row, name in ((a, "a"), (b, "b"))]
     assert selected[0] == selected[1]
-    accuracies = [name for name in output.COLUMNS if name.startswith("acc")]
+    accuracies = [name for name in table.COLUMNS if name.startswith("acc")]
     assert [a[name] for name in accuracies] == [b[name] for name in accuracies]
     chosen = [[(each["index"], each["region"]) for each in read_rows(folder_of(row, name) / "selected.csv")]
               for row, name in zip([a, *others], "acde")]
@@ -411,7 +517,7 @@ def test_guesses_and_failures_are_reported_and_decide_nothing(field):
     wrong = [each["label"] != each["predicted class"] for each in selected]
     assert float(row["annotated_wrong"]) == pytest.approx(100 * np.mean(wrong), abs=1e-3)
     assert int(row["n_unlabelled"]) <= 200 - int(row["n_annotated"]) - int(row["n_propagated"])
-    stages = sum(float(row[f"seconds_{stage}"]) for stage in output.STAGES)
+    stages = sum(float(row[f"seconds_{stage}"]) for stage in table.STAGES)
     assert float(row["seconds_total"]) >= stages * (1 - 1e-5)  # each has six digits
 
 
@@ -550,8 +656,9 @@ def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_s
 KILLED = """
 import os, signal, sys
 import repair
-from hybridrepair.report import page
-from hybridrepair.run import output
+from hybridrepair.images import data
+from hybridrepair.report import evidence, page, plots
+from hybridrepair.run import output, table
 from hybridrepair.training import finetune
 name, last, calls = sys.argv.pop(1), int(sys.argv.pop(1)), []
 module = output if name == "write_selected" else finetune

@@ -51,6 +51,22 @@ def test_repair_trains_what_is_missing_and_ends_with_the_headline_and_the_second
     assert "epoch" not in second.stdout and len(rows(clone, "ShuffleNetG2")) == 1
 
 
+@pytest.mark.long
+def test_two_grids_started_together_on_a_missing_model_train_and_repair_it_once(clone):
+    command = f"MODEL=resnet18 RANDOM_SEED='10 20' DATASET=small FE=model2test epoch=2 epochs=1 PYTHON={sys.executable} sh repair.sh"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, shell=True, cwd=clone, **pipes) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    out = "".join(each[0] for each in said)
+    for once in ("val acc best/last", "fine-tuning the model under repair on its own train set"):
+        assert out.count(once) == 1
+    found = rows(clone, "resnet18")
+    assert sorted(row["seed"] for row in found) == ["10", "20"]
+    assert all(out.count(f"everything is in save/small_resnet18/{row['run']}") == 1 for row in found)
+    assert not list(clone.rglob("*.partial.t7")) and not list(clone.rglob("*.tmp"))
+
+
 def test_lists_make_a_run_for_each_combination_and_tables_one_table(clone):
     done = sh(clone, "baseline.sh", SOLUTION="random gini", RANDOM_SEED="10 20", p_budget="5")
     assert done.returncode == 0, done.stderr

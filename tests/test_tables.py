@@ -7,7 +7,8 @@ from PIL import Image
 
 import tables
 from hybridrepair.base.errors import run as run_main
-from hybridrepair.run import comparison, output
+from hybridrepair.run import comparison
+from hybridrepair.run.table import COLUMNS
 
 FINETUNING = "retrain_lr=0.001 retrain_weightdecay=0.0005 retrain_epoch=10"
 ABOUT = ("mean ± standard deviation over seeds (gain over before, n seeds), best of each column in bold, – missing; "
@@ -22,7 +23,7 @@ def row(solution: str, after: float | str, seed: int = 10, settings: str = FINET
             "fixed": 3, "broken": 1, "seconds_load": 1.5, "versions": "python 3", "device": "cpu", "run": "folder"} | cells
 
 
-def save(path: Path, *rows: dict, columns: tuple[str, ...] = output.COLUMNS) -> Path:
+def save(path: Path, *rows: dict, columns: tuple[str, ...] = COLUMNS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
@@ -236,7 +237,7 @@ def test_the_accuracy_before_has_a_row_for_each_fine_tuning_that_it_comes_from(t
 def test_what_the_machine_makes_different_makes_no_row(tabulate):
     there = row("mcp", 83, 20, settings="retrain_epoch=10  retrain_weightdecay=0.0005 retrain_lr=0.001", device="H100",
                 versions="python 4", run="elsewhere", seconds_load=9)
-    save(Path("there/results.csv"), there, columns=(*reversed(output.COLUMNS), "comment"))
+    save(Path("there/results.csv"), there, columns=(*reversed(COLUMNS), "comment"))
     found = cells(tabulate([row("mcp", 81)], "save", "there"))
     assert found == [["before", "80.00"], ["mcp", "**82.00 ± 1.41** (+2.00, n=2)"]]
 
@@ -350,6 +351,14 @@ def test_a_plot_shows_mean_and_deviation_over_the_budget(tmp_path, metric, level
     assert bars[0][:, 1] == pytest.approx([mcp[0] - 2 ** 0.5, mcp[0] + 2 ** 0.5])
     assert len(panels[1].containers) == 1 and [text.get_text() for text in panels[0].figure.legends[0].get_texts()] == [
         "before", "mcp", "hybrid"]
+
+
+@pytest.mark.parametrize("separator, encoding", [(";", "utf-8-sig"), ("\t", "utf-16")])
+def test_a_table_that_a_spreadsheet_saved_is_read(tabulate, separator, encoding):
+    expected = tabulate(SMALL)
+    cells = [*csv.reader(Path("save/results.csv").read_text().splitlines())]
+    Path("save/results.csv").write_text("".join(f"{separator.join(line)}\n" for line in cells), encoding=encoding)
+    assert tabulate([]) == expected
 
 
 # refusals

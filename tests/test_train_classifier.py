@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import models
 
 import train_classifier
-from conftest import picture
+from conftest import Slow, picture, twice_at_once
 from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
 from hybridrepair.base.states import states_of
@@ -105,7 +105,21 @@ def same(one: dict, other: dict) -> bool:
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock")
+
+
+def save_nothing(model, normalise, images, val, args, path: Path, settings: dict, *more) -> dict:
+    """A training that takes no time."""
+    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": 50.0, "epoch": 1, "settings": settings})
+    return {"best_val_acc": 50.0, "best_epoch": 1, "last_val_acc": 50.0}
+
+
+@pytest.mark.parametrize("more", [[], ["--if_missing"]])
+def test_two_processes_train_a_model_once(root, tmp_path, monkeypatch, more):
+    slow = Slow(tmp_path / "calls", save_nothing)
+    monkeypatch.setattr(classifier, "train", slow)
+    twice_at_once(lambda: train_classifier.main(train_classifier.parse_args(command(root, tmp_path / "out", *more))))
+    assert slow.calls == 1 and checkpoint.load(tmp_path / "out" / FILE)["acc"] == 50
 
 
 # --- what a run leaves
@@ -135,7 +149,10 @@ def test_a_tracker_is_told_all_epochs_also_those_before_an_interruption(root, tm
 
 def test_the_log_has_a_line_for_each_epoch_and_a_picture_the_shares_of_classes(root, whole):
     folder = Path(f"{whole}_log")
-    assert files_in(folder) == [f"{MODEL}_0_classes.png", f"{MODEL}_0_seed10.jsonl"]
+    assert files_in(folder) == [f"{MODEL}_0_classes.png", f"{MODEL}_0_seed10.json", f"{MODEL}_0_seed10.jsonl"]
+    made = json.loads((folder / f"{MODEL}_0_seed10.json").read_text())
+    assert made["settings"] == checkpoint.load(whole / FILE)["settings"]
+    assert "torch" in made["versions"] and made["project"] and made["seed"] == 10
     records = [json.loads(line) for line in (folder / f"{MODEL}_0_seed10.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
     assert [record["lr"] for record in records] == pytest.approx([learning_rate(epoch, EPOCHS, 0.1) for epoch in range(1, EPOCHS + 1)])
@@ -153,7 +170,7 @@ def test_the_checkpoint_goes_to_check_point_whatever_the_save_path(root, tmp_pat
     assert files_in(tmp_path) == [
         f"check_point/tiny/ckpt_bias/{FILE}", "check_point/tiny/ckpt_bias/biased_dataset/0/train.npy",
         "check_point/tiny/ckpt_bias/biased_dataset/0/val.npy", f"save/2022-07-18/tiny/{MODEL}_0_classes.png",
-        f"save/2022-07-18/tiny/{MODEL}_0_seed10.jsonl"]
+        f"save/2022-07-18/tiny/{MODEL}_0_seed10.json", f"save/2022-07-18/tiny/{MODEL}_0_seed10.jsonl"]
 
 
 def test_a_network_of_others_is_trained_and_its_files_have_safe_names(root, tmp_path):

@@ -1,5 +1,4 @@
 """Checkpoints: flat dicts that describe themselves, written whole or not at all, read without executing anything."""
-import fcntl
 import hashlib
 import os
 import re
@@ -7,7 +6,6 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,23 +29,6 @@ def place(*parts: str) -> Path:
 def beside(path: Path, other: Path) -> Path:
     """`path`, or its name in the folder `other` where it neither is nor can be made."""
     return path if path.exists() or os.access(next(each for each in path.parents if each.exists()), os.W_OK) else other / path.name
-
-
-@contextmanager
-def locked(path: Path | str, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock that belongs to `path` among processes, or yield False at once where another has it and `wait` is off.
-
-    The lock is a hidden file beside `path`, and ends with the process, however that ends.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def save(path: Path | str, content: dict) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hybridrepair.base import locks
 from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import line_of, text_of
@@ -64,24 +65,33 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
     folder = Path(root) / name
     if name not in DATASETS and not (Path(name).name == name and name not in ("", "..") and folder.is_dir()):
         raise UserError(f"dataset {name} is unknown; give one of {', '.join(DATASETS)}, or a folder's name in {root}")
-    content, path = description.read(folder), folder / "images.npy"
+    path = folder / "images.npy"
     found, others = folders.scan(folder)
-    side = size or content.get("size", SIZE)
-    if not path.exists() or found and folders.changed(folder, content, found, side):
-        if others:
-            told = ", ".join(f"{n} of {text_of(ending)}" for ending, n in others.most_common())
-            print(line_of(f"not read in {folder}, since they are no images that Pillow knows: {told}"), flush=True)
-        if found:
-            folders.convert(folder, found, content, side, skip_bad)
-        else:
-            for file, array in _from_registry(name, folder).items():
-                save(folder / file, array)
+    if _outdated(folder, found, size):
+        with locks.locked(path, making=str(path)):
+            if _outdated(folder, found, size):  # else made while this one waited
+                if others:
+                    told = ", ".join(f"{n} of {text_of(ending)}" for ending, n in others.most_common())
+                    print(line_of(f"not read in {folder}, since they are no images that Pillow knows: {told}"), flush=True)
+                if found:
+                    content = description.read(folder)
+                    folders.convert(folder, found, content, size or content.get("size", SIZE), skip_bad)
+                else:
+                    for file, array in _from_registry(name, folder).items():
+                        save(folder / file, array)
     dataset = _open(name, folder)
     height, width = dataset.images.shape[1:3]
     if size and (height, width) != (size, size):
         raise UserError(f"{path} holds images of {height}x{width} pixels, and --img_size asks for {size}; leave it out, or save "
                         "arrays of that size")
     return dataset
+
+
+def _outdated(folder: Path, found: dict[str, folders.Stamp], size: int | None) -> bool:
+    """Whether the arrays in `folder` are missing, or made of other images than those found there or in another size."""
+    content = description.read(folder)
+    return not (folder / "images.npy").exists() or bool(found) and folders.changed(folder, content, found,
+                                                                                   size or content.get("size", SIZE))
 
 
 def require(dataset: Dataset, *parts: str) -> None:

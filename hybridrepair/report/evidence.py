@@ -1,6 +1,6 @@
 """What a report shows of single images: predictions on the judged part and the pool, annotations, and thumbnails, in predictions.npz.
 
-With run.json it is all that report.html is made of, so that neither data nor model is needed to make it again.
+With run.json it is all that report.html and the plots are made of, so that neither data nor model is needed to make them again.
 """
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ class Evidence:
     tile_index: np.ndarray  # positions in the dataset, int64 [K]
     tile_file: np.ndarray  # paths of their files, or "", str [K]
     tiles: np.ndarray  # uint8 [K, h, w, 3], h and w of TILE or less
+    sizes: np.ndarray | None = None  # images in each region, without noise, int64 [R]; None without regions, or of earlier versions
 
     @property
     def selection(self) -> Selection:
@@ -106,6 +107,8 @@ def of(dataset: Dataset, pool: Pool, selection: Selection, answers: np.ndarray, 
         pool.pool_index, dataset.labels[pool.pool_index], pool.probs.argmax(1).cpu().numpy(),
         pool.unsmoothness.cpu().numpy() if pool.looked_at_views else np.empty(0), selection.source, selection.annotated,
         selection.region, answers, nothing, np.empty(0, str), np.empty((0, 1, 1, 3), np.uint8))
+    if selection.regions is not None:
+        made.sizes = np.bincount(selection.regions.label.cpu().numpy() + 1)[1:]
     index = np.unique(np.fromiter(made.shown(), np.int64))
     if len(index):
         made.tile_index, made.tile_file = index, np.array([dataset.file(each) for each in index], str)
@@ -115,7 +118,7 @@ def of(dataset: Dataset, pool: Pool, selection: Selection, answers: np.ndarray, 
 
 def save(path: Path, evidence: Evidence) -> None:
     with checkpoint.atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **vars(evidence))
+        np.savez_compressed(file, **{name: array for name, array in vars(evidence).items() if array is not None})
 
 
 def check(made: Evidence) -> None:

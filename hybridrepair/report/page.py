@@ -7,7 +7,8 @@ import inspect
 import io
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -33,26 +34,37 @@ EPOCH_COLUMNS = {"acc": "accuracy, %", "loss": "loss", "ssl_loss": "SSL loss", "
                  "seconds": "seconds"}
 
 
-def leave(folder: Path) -> None:
-    """Write the report of the run in `folder`; if that fails, which must lose nothing, one line says why."""
-    try:
-        write(folder)
-    except Exception as error:
-        print(f"{FILE} could not be made ({reason_of(error)}); all else is in its place, and python tables.py --report "
-              f"{shlex.quote(str(folder))} makes it", flush=True)
+def write(folder: Path, seen: Evidence | None = None) -> Path:
+    """Write the report of the run in `folder`, and return its path. UserError where the folder lacks what it is made of.
 
-
-def write(folder: Path) -> Path:
-    """Write the report of the run in `folder`, and return its path. UserError where the folder lacks what it is made of."""
-    path, record, seen = folder / FILE, read_record(folder / RECORD), evidence.load(folder / PREDICTIONS)
-    try:
+    The evidence is read there unless it is given.
+    """
+    path, record = folder / FILE, read_record(folder / RECORD)
+    seen = seen or evidence.load(folder / PREDICTIONS)
+    with refused(folder):
         text = render(contents(record, seen, folder))
-    except Exception as error:  # whatever an entry that is missing, or of another type, leads to
-        raise UserError(f"no report can be made of {folder / RECORD} and {PREDICTIONS} ({reason_of(error)}): one is damaged, or they "
-                        "are of different runs; do the run again by --force") from error
     with checkpoint.atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def write_all(folder: Path) -> Path:
+    """Write the report and the plots of the run in `folder` again, and return the report's path. UserError as above."""
+    record, seen = read_record(folder / RECORD), evidence.load(folder / PREDICTIONS)
+    path = write(folder, seen)
+    with refused(folder):
+        plots.write(folder, seen, record["epochs"], part_of(record))
+    return path
+
+
+@contextmanager
+def refused(folder: Path) -> Iterator[None]:
+    """A block in which an entry that is missing, or of another type, ends in a UserError, whatever it leads to."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"no report can be made of {folder / RECORD} and {PREDICTIONS} ({reason_of(error)}): one is damaged, or they "
+                        "are of different runs; do the run again by --force") from error
 
 
 def read_record(path: Path) -> dict:
@@ -244,7 +256,8 @@ def settings_part(record: dict) -> dict:
     told = {name: value for name, value in record["args"].items() if value is not None}
     seconds = {name.removeprefix("seconds_"): value for name, value in record["result"].items() if name.startswith("seconds_")}
     memory = record.get("peak_memory_bytes")
-    machine = {"finished": record.get("finished"), "device": record.get("device"), "versions": record.get("versions"),
+    machine = {"finished": record.get("finished"), "device": record.get("device"), "processor": record.get("processor"),
+               "project": record.get("project"), "versions": record.get("versions"),
                "memory": memory and f"{memory / 1e9:.2f} GB at most", "command": shlex.join(record.get("command", []))}
     return {"matter": [(name, plain(value)) for name, value in record["settings"].items()],
             "all": [(name, plain(value)) for name, value in told.items()], "seconds": list(seconds.items()),

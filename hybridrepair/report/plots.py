@@ -5,37 +5,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator
-from torch import Tensor
 
 from hybridrepair.base import checkpoint
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.report.evidence import Evidence
 
 BEFORE, AFTER = "0.6", "tab:blue"
 
 
-def write(folder: Path, pool: Pool, selection: Selection, epochs: list[dict], truth: Tensor, before: Tensor, after: Tensor,
-          part: str = "T2") -> None:
-    """Write the plots of a run into `folder`; truth, before, after int64 [N] are true and predicted classes of a part, "" for none.
+def write(folder: Path, seen: Evidence, epochs: list[dict], part: str = "T2") -> None:
+    """Write the plots of a run into `folder`, from its evidence and the records of its epochs; `part` was judged, "" for none.
 
     The unsmoothness and the sizes of regions are drawn where the solution has them, and truth is known.
     """
     if part:
-        judged = truth.cpu().numpy()
-        right_before, right_after = (prediction.cpu().numpy() == judged for prediction in (before, after))
+        right_before, right_after = seen.before == seen.truth, seen.after == seen.truth
         save(folder / "accuracy.png", accuracy(epochs, 100 * right_before.mean(), part))
-        save(folder / "per_class.png", per_class(pool.dataset.class_names, judged, right_before, right_after, part))
-    if selection.regions is None:
+        save(folder / "per_class.png", per_class(seen.classes.tolist(), seen.truth, right_before, right_after, part))
+    if seen.sizes is None:
         return
-    sizes = np.bincount(selection.regions.label.cpu().numpy() + 1)[1:]  # without noise
-    asked = np.unique(selection.region[selection.region >= 0])
-    save(folder / "region_sizes.png", region_sizes(sizes, asked))
-    labels = pool.dataset.labels[pool.pool_index]
-    known = labels != UNKNOWN
+    asked = np.unique(seen.region[seen.region >= 0])
+    save(folder / "region_sizes.png", region_sizes(seen.sizes, asked))
+    known = seen.pool_truth != UNKNOWN
     if known.any():
-        wrong = pool.probs.argmax(1).cpu().numpy() != labels
-        save(folder / "unsmoothness.png", unsmoothness(pool.unsmoothness.cpu().numpy()[known], wrong[known]))
+        save(folder / "unsmoothness.png", unsmoothness(seen.unsmoothness[known], (seen.predicted != seen.pool_truth)[known]))
 
 
 def save(path: Path, figure: Figure) -> None:

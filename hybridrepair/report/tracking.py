@@ -108,4 +108,4 @@ class Tracking:
                 call()
         except Exception as error:  # of whatever the package raises: the run matters more
             self.trackers.pop(name, None)
-            print(f"{name} failed and is told nothing more ({reason_of(error)}); the run goes on", flush=True)
+            print(f"{name} failed and is told nothing more ({reason_of(error)}); the run goes on", file=sys.stderr)

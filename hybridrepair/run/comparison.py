@@ -2,7 +2,6 @@
 
 A cell belongs to a row (a solution, or BEFORE, with its settings) and a scene (what is repaired: a value of each of FACETS).
 """
-import csv
 import math
 import re
 import sys
@@ -15,12 +14,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybridrepair.annotation.spreadsheet import protected, unprotected
-from hybridrepair.base.errors import UserError
-from hybridrepair.base.rows import read_rows
+from hybridrepair.annotation.spreadsheet import protected
+from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import line_of
-from hybridrepair.run import output
 from hybridrepair.run.flags import number
+from hybridrepair.run.table import COLUMNS, IDENTITY
+from hybridrepair.run.table import read as read_table
 from hybridrepair.selection.strategies import SOLUTIONS
 
 METRICS = {
@@ -29,7 +28,7 @@ METRICS = {
     "acc_best": "T2 accuracy (%) after the best epoch, an upper bound: that epoch is chosen on test labels",
     "gain": "T2 accuracy after the last epoch minus that before repair (percentage points)",
 }
-RESULTS = output.COLUMNS[len(output.IDENTITY):output.COLUMNS.index("broken") + 1]  # equal in all rows of one run
+RESULTS = COLUMNS[len(IDENTITY):COLUMNS.index("broken") + 1]  # equal in all rows of one run
 NUMBERS = {"model_number": number(int, 0, 2), "p_budget": number(float, 0, 100, above=True), "seed": number(int, 0)} | {
     name: number(float, 0, 100 if "acc" in name else math.inf) for name in RESULTS}
 NEVER_EMPTY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "acc_before", "acc_after")
@@ -66,7 +65,9 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
                 if differ:
                     raise UserError(f"{twin['origin']} and {run['origin']} are one run, but differ in {differ}; remove one")
     if not found:
-        raise UserError(f"no results.csv with a finished run in {', '.join(map(str, paths))}; give one, or its folder")
+        told = ", ".join(map(str, paths))
+        raise UserError(f"no results.csv with a finished run in {told}; give one, or its folder, or make it again from the folders of "
+                        "runs by --rebuild")
     runs = pd.DataFrame(list(found.values())).astype(dict.fromkeys(RESULTS, float))
     for name, of in (("weights", ["dataset", "model", "model_number"]), ("data", ["dataset", "model_number"])):
         runs[name] = runs[name].where(runs.groupby(of)[name].transform("nunique") > 1, "")
@@ -80,11 +81,12 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
 def read(path: Path) -> list[dict]:
     """The runs in one results.csv. UserError if it is something else, or has a damaged row."""
     try:
-        rows = read_rows(path)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is no CSV file in UTF-8 ({error}); give a results.csv of repair.py") from error
-    rows = [{name: unprotected(text) if name in output.NAMES and text else text for name, text in row.items()} for row in rows]
-    missing = [name for name in (*output.IDENTITY, *RESULTS) if rows and name not in rows[0]]
+        columns, rows, _, fault = read_table(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason_of(error)}); give a results.csv of repair.py") from error
+    if fault:
+        raise UserError(f"{path} {fault}; repair it, or make it again by python tables.py --rebuild {path.parent}")
+    missing = [name for name in RESULTS if columns and name not in columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; give a results.csv of repair.py")
     accuracies = ("judged_on", "acc_before", "acc_after")
@@ -99,8 +101,6 @@ def run_of(row: dict[str, str], origin: str) -> dict:
     def damage(what: str) -> UserError:
         return UserError(f"{origin} {what}; repair or remove it")
 
-    if None in [*row, *row.values()]:  # how csv tells of too many and too few
-        raise damage("has not as many cells as there are columns")
     empty = [name for name in NEVER_EMPTY if not row[name]]
     if empty:
         raise damage(f"has nothing as {', '.join(empty)}")

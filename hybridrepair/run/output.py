@@ -1,13 +1,13 @@
-"""What a run leaves behind: a row in results.csv, and a folder with run.json, selected.csv, the repaired model, plots and a report.
+"""What a run leaves behind: a folder with run.json, selected.csv, the repaired model, plots and a report, and a row in results.csv.
 
-    <save_path>/results.csv                        a row for each run
+    <save_path>/results.csv                        a row for each run, which its run.json holds too
     <save_path>/0_hybrid_1_10_<settings>/          model number, solution, budget in percent, seed, digest of the settings
 """
-import platform
-import resource
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +15,20 @@ import torch
 
 from hybridrepair.annotation import spreadsheet
 from hybridrepair.annotation.spreadsheet import protected
-from hybridrepair.base import checkpoint
-from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base import provenance
+from hybridrepair.base.errors import reason_of
+from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.identity import identity_of
+from hybridrepair.report.page import RECORD
+from hybridrepair.run import table
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import save_path_of
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.strategies import Selection
 from hybridrepair.selection.uncertainty import VIEWS
-
-IDENTITY = ("dataset", "model", "model_number", "solution", "p_budget", "seed", "settings")
-NAMES = ("dataset", "model")  # of those, what a user names, and a spreadsheet may take for a formula
-STAGES = ("load", "select", "finetune", "measure")
-COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
-           "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "judged_on", "annotated_wrong", "tau_auto", "tau_avg",
-           "n_known", "unsmoothness_before", "unsmoothness_after", "guess_acc_trusted_before", "guess_acc_trusted_after",
-           "guess_acc_propagated_before", "guess_acc_propagated_after", *(f"seconds_{stage}" for stage in STAGES), "seconds_total",
-           "versions", "device", "run")
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
-
-
-def short(value: object) -> str:
-    """A number with up to 6 significant digits and no trailing zeros, True as 1, None as nothing, else its text."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(int(value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def exact(value: object) -> str:
-    """As `short`, but a number that has more digits with all of them: what tells two runs apart."""
-    text = short(value)
-    return repr(value) if isinstance(value, float) and float(text) != value else text
 
 
 def accuracy_text(percent: float) -> str:
@@ -65,50 +43,39 @@ def headline(before: float | None, after: float | None, part: str = "T2") -> str
     return f"{part} Acc before/after repair: {accuracy_text(before)}/{accuracy_text(after)}"
 
 
-def versions() -> str:
-    return " ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
-
-
-def peak_memory() -> int:
-    """Bytes of main memory that the process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 class Run:
     """Where the results of a scenario go, and which run they are of."""
 
     def __init__(self, scenario: Scenario):
-        args = scenario.args
-        settings = " ".join(f"{name}={exact(value)}" for name, value in scenario.settings.items())
-        values = (args.dataset, args.model2test_arch, args.model_number, args.solution, args.p_budget, scenario.seed, settings)
-        self.identity = {name: exact(value) for name, value in zip(IDENTITY, values)}
-        self.save_path = save_path_of(args)
-        self.results = self.save_path / "results.csv"
-        told = [self.identity[name] for name in ("model_number", "solution", "p_budget", "seed")]
-        self.folder = self.save_path / "_".join([*told, checkpoint.digest(" ".join(self.identity.values()).encode())[:8]])
+        self.identity = table.identity_of(vars(scenario.args), scenario.settings)
+        self.save_path = save_path_of(scenario.args)
+        self.results = self.save_path / table.NAME
+        self.folder = self.save_path / table.name_of(self.identity)
         self.state = self.folder / "repair.partial.t7"  # of a run that is not finished
+        self.model = self.folder / f"{scenario.checkpoint_path.stem}_repaired{scenario.checkpoint_path.suffix}"
 
-    def find(self) -> dict[str, str] | None:
-        """The row of this run in results.csv, None if it is not there."""
-        return next((row for row in read_rows(self.results) if self._is(row)), None)
+    def find(self) -> table.Row | None:
+        """The row of this run where it is finished: as its folder has it, else results.csv; None where neither has it."""
+        return table.find(self.folder, self.identity)
 
-    def write_row(self, row: dict) -> None:
-        """Add the row of this run to results.csv, in place of an earlier one. Safe beside other processes."""
-        names = {name: protected(self.identity[name]) for name in NAMES}
-        row = self.identity | names | {name: short(value) for name, value in row.items()} | {"run": self.folder.name}
-        with checkpoint.locked(self.results):
-            rows = [other for other in read_rows(self.results) if not self._is(other)]
-            added = dict.fromkeys(name for other in rows for name in other if name not in COLUMNS)  # by the user
-            write_rows(self.results, (*COLUMNS, *added), [*rows, row])
+    def enter(self) -> None:
+        """See to it that results.csv has the row of this run; where that fails, a line says so, since the folder has it."""
+        with spared(str(self.results), f"python tables.py --rebuild {shlex.quote(str(self.save_path))} makes it"):
+            table.enter(self.results)
 
-    def _is(self, row: dict[str, str]) -> bool:
-        return all(row.get(name) in (value, protected(value) if name in NAMES else value) for name, value in self.identity.items())
+    def cut_off(self) -> bool:
+        """Whether a run that has its row ended before it left all else: its last state is still there."""
+        record = self.folder / RECORD
+        return self.state.exists() and record.exists() and self.state.stat().st_mtime_ns <= record.stat().st_mtime_ns
+
+
+@contextmanager
+def spared(what: str, remedy: str) -> Iterator[None]:
+    """A block that leaves `what` of a finished repair; where it fails, one line on stderr says so, and all else goes on."""
+    try:
+        yield
+    except Exception as error:  # whatever it is: the repair is worth more
+        print(f"{what} could not be written ({reason_of(error)}); {remedy}", file=sys.stderr)
 
 
 def answered(path: Path) -> bool:
@@ -149,6 +116,7 @@ def propagation(pool: Pool, selection: Selection, labels: np.ndarray) -> tuple[i
     return int(selection.propagated.sum()), right(pool, labels, selection.propagated)
 
 
-def environment(device: torch.device) -> dict:
-    return {"finished": datetime.now(timezone.utc).isoformat(" ", "seconds"), "versions": versions(), "device": device_name(device),
-            "views": VIEWS, "peak_memory_bytes": peak_memory(), "command": sys.argv}
+def environment(device: torch.device, args) -> dict:
+    """When, where, by what and by which command a result was made."""
+    return {"finished": datetime.now(timezone.utc).isoformat(" ", "seconds"), **provenance.of(device, args), "views": VIEWS,
+            "peak_memory_bytes": provenance.peak_memory()}

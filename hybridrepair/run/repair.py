@@ -1,4 +1,5 @@
 """The repair itself: select, annotate and propagate, fine-tune with a measurement after each epoch, report."""
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hybridrepair.annotation.manifest import NAME as MANIFEST
 from hybridrepair.annotation.manifest import listed, manifest_of
-from hybridrepair.base import checkpoint, formats, interruption, states
+from hybridrepair.base import checkpoint, formats, interruption, provenance, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
 from hybridrepair.base.finiteness import blamed
@@ -45,8 +46,8 @@ def repair(task: Scenario, results: output.Run) -> None:
     outcome = perform(task, lambda data: states.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
                                                          task.args.force), tracked.log)
     write(task, results, outcome)
+    write_rest(task, results, outcome)
     tracked.finish(outcome.row)
-    page.leave(results.folder)
     states.remove(results.state)
     print_end(task, results, outcome)
 
@@ -195,7 +196,7 @@ def end_of(task: Scenario, epochs: list[dict], before: Tensor, after: Tensor) ->
     return judged | {
         **{f"{name}_after": last.get(name) for name in ("unsmoothness", "guess_acc_trusted", "guess_acc_propagated")},
         **{f"seconds_{name}": s for name, s in task.seconds.items()}, "seconds_total": sum(task.seconds.values()),
-        "versions": output.versions(), "device": output.device_name(task.device)}
+        "versions": provenance.versions(), "device": provenance.device_name(task.device)}
 
 
 def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
@@ -204,21 +205,40 @@ def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
 
 
 def write(task: Scenario, results: output.Run, outcome: Outcome) -> None:
-    """Leave the results: what was chosen, the model, the records, the row, what a report is made of, and plots."""
+    """Leave what makes a repair finished: what was chosen, the model, and at last run.json, which holds the row of results.csv."""
     output.write_selected(results.folder / "selected.csv", task.pool, outcome.selection, outcome.answers)
     manifest_of(task.dataset, outcome.selection, task.origin).write(results.folder / MANIFEST)
-    path = task.checkpoint_path
-    formats.write(results.folder / f"{path.stem}_repaired{path.suffix}", task.models.found, outcome.model,
-                  acc=outcome.epochs[-1]["acc"], epoch=len(outcome.epochs), settings=results.identity)
+    formats.write(results.model, task.models.found, outcome.model, acc=outcome.epochs[-1]["acc"], epoch=len(outcome.epochs),
+                  settings=results.identity)
     if len(task.replayable):  # beside the repaired model, which may be repaired again
         save(results.folder / BIASED / str(task.args.model_number) / "train.npy", task.replayable)
-    write_json(results.folder / "run.json", {"args": vars(task.args), "settings": task.settings, "result": outcome.row,
-                                                    "epochs": outcome.epochs, **output.environment(task.device)})
-    results.write_row(outcome.row)
-    evidence.save(results.folder / page.PREDICTIONS, evidence.of(
-        task.dataset, task.pool, outcome.selection, outcome.answers, outcome.before, outcome.after, task.judged_on))
-    plots.write(results.folder, task.pool, outcome.selection, outcome.epochs, task.judged.labels, outcome.before, outcome.after,
-                task.judged_on)
+    write_json(results.folder / page.RECORD, {
+        "args": vars(task.args), "settings": task.settings, "result": outcome.row, "epochs": outcome.epochs, "inputs": inputs_of(task),
+        **output.environment(task.device, task.args)})
+
+
+def write_rest(task: Scenario, results: output.Run, outcome: Outcome) -> None:
+    """Leave what a finished repair is told by: its row in results.csv, what a report is made of, the report and plots.
+
+    Each may fail, which costs a line.
+    """
+    folder, report = results.folder, f"python tables.py --report {shlex.quote(str(results.folder))} makes it"
+    results.enter()
+    seen: evidence.Evidence | None = None
+    with output.spared(page.PREDICTIONS, "the same command with --force makes it, by a repair from the start"):
+        seen = evidence.of(task.dataset, task.pool, outcome.selection, outcome.answers, outcome.before, outcome.after, task.judged_on)
+        evidence.save(folder / page.PREDICTIONS, seen)
+    with output.spared(page.FILE, report):
+        page.write(folder, seen)
+    with output.spared("a plot", report):
+        plots.write(folder, seen or evidence.load(folder / page.PREDICTIONS), outcome.epochs, task.judged_on)
+
+
+def inputs_of(task: Scenario) -> dict[str, object]:
+    """The digests of all that a repair was given; those of files are the first 16 hex digits of their SHA-256."""
+    answers = {name: task.settings.get(name) for name in ("labels", "labelled")}  # as they were read, hours ago
+    return {"dataset": task.dataset.digest, "model": task.weights, "extractor": task.extractor and task.extractor.made_of, **answers,
+            "replayed": checkpoint.digest(task.replayable)}
 
 
 def print_end(task: Scenario, results: output.Run, outcome: Outcome) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from hybridrepair.base import checkpoint, states
+from hybridrepair.base import checkpoint, locks, states
 from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
@@ -30,18 +30,29 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
          accuracy_of: Callable[[nn.Module], float | None]) -> None:
     """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept."""
     state = path.with_suffix(".partial.t7")
-    if path.exists():
-        content = checkpoint.load(path)
-        if checkpoint.equal(content.get("settings"), settings):
-            checkpoint.fit(model, content, path)
-            states.forget(state, settings)
+    if read(model, path, settings):  # without a lock: a folder that cannot be written to is read
+        states.forget(state, settings)
+        return
+    with locks.locked(path, making=str(path)):
+        if read(model, path, settings):  # made while this one waited
             return
-    kept = states.Kept(state, settings, SAVE_EVERY, force=True)  # damaged states are of no use
-    train_on(model, normalise, train, recipe, kept)
-    with blamed("fine-tuned on its own train set, ", remedy_of(recipe)):
-        acc = accuracy_of(model)
-    checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": acc, "epoch": recipe.epochs, "settings": settings})
-    kept.remove()
+        kept = states.Kept(state, settings, SAVE_EVERY, force=True)  # damaged states are of no use
+        train_on(model, normalise, train, recipe, kept)
+        with blamed("fine-tuned on its own train set, ", remedy_of(recipe)):
+            acc = accuracy_of(model)
+        checkpoint.save(path, {"net": checkpoint.weights_of(model), "acc": acc, "epoch": recipe.epochs, "settings": settings})
+        kept.remove()
+
+
+def read(model: nn.Module, path: Path, settings: dict) -> bool:
+    """Whether `path` holds a baseline that these settings made, which `model` then is."""
+    if not path.exists():
+        return False
+    content = checkpoint.load(path)
+    if not checkpoint.equal(content.get("settings"), settings):
+        return False
+    checkpoint.fit(model, content, path)
+    return True
 
 
 def train_on(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, kept: states.Kept | None = None) -> None:

@@ -52,18 +52,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
     assert checkpoint.load(path) == {"epoch": 1} and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_lock_is_held_by_one_at_a_time_and_ends_with_its_block(tmp_path):
-    path = tmp_path / "model.t7"
-    with checkpoint.locked(path) as held:
-        with checkpoint.locked(path, wait=False) as second:
-            assert held and not second
-        with checkpoint.locked(tmp_path / "other.t7", wait=False) as other:
-            assert other
-    with checkpoint.locked(path, wait=False) as held:
-        assert held
-    assert not path.exists()
-
-
 # reading
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -6,8 +6,8 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from conftest import arrays, refusal
-from hybridrepair.images import data
+from conftest import Slow, arrays, image_folder, names_in, refusal, twice_at_once
+from hybridrepair.images import data, folders
 
 SPLIT = {"train": [0, 4], "val": [4, 6], "T2": [6, 8], "pool": [8, None]}
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -219,13 +219,22 @@ def test_a_folder_without_data_is_refused(tmp_path):
     assert "neither images.npy nor images" in message and str(tmp_path / "empty") in message
 
 
+@pytest.mark.parametrize("name, module, making", [("pets", folders, "convert"), ("digits", data, "_from_registry")])
+def test_two_processes_convert_a_dataset_once(tmp_path, monkeypatch, name, module, making):
+    image_folder(tmp_path / "pets")
+    slow = Slow(tmp_path / "calls", getattr(module, making))
+    monkeypatch.setattr(module, making, slow)
+    twice_at_once(lambda: data.load(name, tmp_path))
+    assert slow.calls == 1 and len(data.load(name, tmp_path).images) == (12 if name == "pets" else 1797)
+
+
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(np, "save", full)
     message = refusal(data.load, "digits", tmp_path)
     assert "cannot be written" in message and "No space left" in message
-    assert not list((tmp_path / "digits").iterdir())
+    assert not names_in(tmp_path / "digits")
 
 
 def test_the_digest_of_a_dataset_whose_parts_are_all_of_it_is_that_of_earlier_versions(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import picture, refusal
+from conftest import names_in, picture, refusal
 from hybridrepair.images import data, registry
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -48,7 +48,7 @@ def test_digits_come_without_network_and_are_converted_once(tmp_path, monkeypatc
         "train": 400, "val": 150, "T2": 400, "pool": 847}
     assert digits.labels.dtype == np.int64 and digits.num_classes == len(digits.class_names) == 10
     assert isinstance(digits.images, np.memmap) and not digits.images.flags.writeable
-    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["images.npy", "labels.npy"]
+    assert names_in(tmp_path / "digits") == ["images.npy", "labels.npy"]
     assert (digits.images[..., 0] == digits.images[..., 2]).all() and digits.file(3) == ""
 
     def again(folder):

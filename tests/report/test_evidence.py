@@ -80,6 +80,10 @@ def test_evidence_comes_back_from_its_file_as_it_was(tmp_path):
     seen.classes = np.array(["<script>", "$x$", "größer\udcff"])  # the last has a byte that is not UTF-8
     evidence.save(tmp_path / "predictions.npz", seen)
     back = evidence.load(tmp_path / "predictions.npz")
+    assert back.sizes is None  # nor had those of earlier versions any
+    seen.sizes = np.array([3, 1])
+    evidence.save(tmp_path / "predictions.npz", seen)
+    back = evidence.load(tmp_path / "predictions.npz")
     for name, value in vars(seen).items():
         assert getattr(back, name).dtype == value.dtype and np.array_equal(getattr(back, name), value), name
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from hybridrepair.images.arrays import UNKNOWN
-from hybridrepair.report import plots
+from hybridrepair.report import evidence, plots
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection, nothing
 
@@ -25,19 +25,21 @@ REGIONS = Regions(torch.tensor([0, 0, 0, 1, 1, 2, NOISE, NOISE]), torch.tensor([
 CHOSEN = Selection(np.array([1, 5, 7]), np.array([0, 2, NOISE]), np.array([1, 1, 1, -1, -1, 5, -1, 7]), REGIONS)
 
 
-def scenario(names: list[str] = NAMES, truth: tuple[int, ...] = (0, 0, 1, 1, 2, 2, UNKNOWN, 0)) -> SimpleNamespace:
-    """Eight pool images, all predicted to be of class 0, which stand backwards in the dataset."""
+def seen(selection: Selection, names: list[str] = NAMES, truth: tuple[int, ...] = (0, 0, 1, 1, 2, 2, UNKNOWN, 0)) -> evidence.Evidence:
+    """Of eight pool images, all predicted to be of class 0, which stand backwards in the dataset, before the eight of T2."""
     probs = torch.tensor([.6, .3, .1], dtype=torch.float64).repeat(8, 1)
-    dataset = SimpleNamespace(class_names=names, labels=np.array(truth)[::-1])
-    return SimpleNamespace(dataset=dataset, pool_index=np.arange(8)[::-1], probs=probs,
+    dataset = SimpleNamespace(class_names=names, labels=np.concatenate([np.array(truth)[::-1], T2.numpy()]), file=str,
+                              images=np.zeros((16, 8, 8, 3), np.uint8), split={"T2": np.arange(8, 16)})
+    pool = SimpleNamespace(dataset=dataset, pool_index=np.arange(8)[::-1], probs=probs, looked_at_views=selection.regions is not None,
                            unsmoothness=torch.linspace(0, 1, 8, dtype=torch.float64))
+    return evidence.of(dataset, pool, selection, np.zeros(len(selection.annotated), np.int64), BEFORE, AFTER, "T2")
 
 
-def written(folder: Path, task: SimpleNamespace, selection: Selection, epochs: list[dict] = EPOCHS) -> set[str]:
+def written(folder: Path, run: evidence.Evidence, epochs: list[dict] = EPOCHS) -> set[str]:
     """Names of the plots of a run; each must be a readable PNG with something on it, and without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.write(folder, task, selection, epochs, T2, BEFORE, AFTER)
+        plots.write(folder, run, epochs)
     for path in folder.iterdir():
         with Image.open(path) as image:
             assert image.format == "PNG" and image.width >= 600 and image.height >= 400
@@ -49,18 +51,16 @@ def written(folder: Path, task: SimpleNamespace, selection: Selection, epochs: l
 
 def test_a_run_with_regions_leaves_four_plots(tmp_path):
     four = {"accuracy.png", "per_class.png", "region_sizes.png", "unsmoothness.png"}
-    assert written(tmp_path / "run", scenario(), CHOSEN) == four
-    assert written(tmp_path / "run", scenario(), CHOSEN) == four  # again, in their place
+    assert written(tmp_path / "run", seen(CHOSEN)) == four
+    assert written(tmp_path / "run", seen(CHOSEN)) == four  # again, in their place
 
 
-def test_a_run_without_regions_leaves_two_and_computes_nothing_for_them(tmp_path):
-    task = scenario()
-    del task.unsmoothness, task.probs
-    assert written(tmp_path, task, nothing(8)) == {"accuracy.png", "per_class.png"}
+def test_a_run_without_regions_leaves_two(tmp_path):
+    assert written(tmp_path, seen(nothing(8))) == {"accuracy.png", "per_class.png"}
 
 
 def test_a_pool_without_known_labels_has_no_failures_to_plot(tmp_path):
-    assert written(tmp_path, scenario(truth=[UNKNOWN] * 8), CHOSEN) == {"accuracy.png", "per_class.png", "region_sizes.png"}
+    assert written(tmp_path, seen(CHOSEN, truth=[UNKNOWN] * 8)) == {"accuracy.png", "per_class.png", "region_sizes.png"}
 
 
 @pytest.mark.parametrize("label, annotated, region", [([0] * 8, [3], [0]), ([0] * 8, [3, 4], [0, NOISE]),
@@ -68,18 +68,18 @@ def test_a_pool_without_known_labels_has_no_failures_to_plot(tmp_path):
 def test_one_region_or_none_can_be_plotted(tmp_path, label, annotated, region):
     regions = Regions(torch.tensor(label), torch.tensor([3] if 0 in label else [], dtype=torch.int64))
     selection = Selection(np.array(annotated), np.array(region), np.full(8, 3), regions)
-    assert "region_sizes.png" in written(tmp_path, scenario(), selection)
+    assert "region_sizes.png" in written(tmp_path, seen(selection))
 
 
 @pytest.mark.parametrize("names", [[f"a class with a very long name that never seems to come to its end {i}" for i in range(3)],
                                    [str(i) for i in range(43)]])
 def test_many_classes_and_long_names_can_be_plotted(tmp_path, names):
-    assert "per_class.png" in written(tmp_path, scenario(names), nothing(8))
+    assert "per_class.png" in written(tmp_path, seen(nothing(8), names))
 
 
 def test_names_are_drawn_as_they_are_though_they_look_like_formulas(tmp_path):
     names = ["$x^$", "a$b", r"caf\udce9"]
-    assert "per_class.png" in written(tmp_path, scenario(names), nothing(8))
+    assert "per_class.png" in written(tmp_path, seen(nothing(8), names))
     plots.save(tmp_path / "shares.png", plots.class_shares(names, {"train": np.array([1, 2, 3]), "val": np.array([0, 0, 1])}))
 
 
@@ -90,7 +90,7 @@ def test_thousands_of_classes_stay_within_the_size_of_an_image():
 
 
 def test_one_epoch_can_be_plotted(tmp_path):
-    assert "accuracy.png" in written(tmp_path, scenario(), nothing(8), EPOCHS[:1])
+    assert "accuracy.png" in written(tmp_path, seen(nothing(8)), EPOCHS[:1])
 
 
 # what they show
@@ -99,7 +99,7 @@ def drawn(monkeypatch, selection: Selection = CHOSEN, **more) -> dict:
     """Name of a plot -> its axes."""
     figures = {}
     monkeypatch.setattr(plots, "save", lambda path, figure: figures.update({path.stem: figure.axes[0]}))
-    plots.write(Path(), scenario(**more), selection, EPOCHS, T2, BEFORE, AFTER)
+    plots.write(Path(), seen(selection, **more), EPOCHS)
     return figures
 
 
@@ -153,7 +153,7 @@ def test_the_backend_of_who_imports_it_stays_and_plots_are_written_without_a_dis
 import sys, matplotlib
 matplotlib.use("svg")
 import hybridrepair.api
-from hybridrepair.report import plots
+from hybridrepair.report import evidence, plots
 plots.save(plots.Path(sys.argv[1]), plots.region_sizes(plots.np.array([1, 2]), plots.np.array([0])))
 print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
 """

@@ -1,9 +1,7 @@
-"""output.py: which run a row is of, rows written by several processes at once, and the files and numbers of a run by hand."""
+"""output.py: the lines and files of a run, and numbers of it by hand."""
 import csv
 import json
-import multiprocessing
 import os
-import re
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,21 +11,10 @@ import pytest
 import torch
 
 from hybridrepair.base.files import write_json
-from hybridrepair.base.rows import read_rows, write_rows
-from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import output
-from hybridrepair.run.output import Run
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.strategies import Selection
-
-SETTINGS = {"retrain_lr": 0.001, "retrain_epoch": 10, "sel_u_data": True, "lam_ul": 100.0, "fe": "mocov3", "weights": "9f"}
-
-
-def run_of(save_path: Path | None = None, settings: dict = SETTINGS, seed: int = 10, **args) -> Run:
-    args = {"dataset": "digits", "model2test_arch": "MobileNet", "model_number": 0, "solution": "hybrid", "p_budget": 1.0,
-            "save_path": save_path} | args
-    return Run(SimpleNamespace(args=SimpleNamespace(**args), seed=seed, settings=settings))
 
 
 def lines(path: Path) -> list[list[str]]:
@@ -36,12 +23,6 @@ def lines(path: Path) -> list[list[str]]:
 
 
 # texts
-
-@pytest.mark.parametrize("value, text", [(None, ""), (True, "1"), (False, "0"), (10, "10"), (1000000, "1000000"), (1.0, "1"),
-                                         (0.5, "0.5"), (5e-4, "0.0005"), (200 / 3, "66.6667"), ("0.10", "0.10")])
-def test_a_value_is_told_in_up_to_six_digits_without_trailing_zeros(value, text):
-    assert output.short(value) == text
-
 
 @pytest.mark.parametrize("percent, text", [(83.8, "83.8"), (80.38, "80.38"), (100.0, "100"), (0.0, "0"), (10.0, "10"),
                                            (80.004, "80"), (79.996, "80"), (66.666, "66.67"), (0.05, "0.05")])
@@ -54,112 +35,16 @@ def test_the_headline_is_the_published_one():
     assert output.headline(0.0, 100.0) == "T2 Acc before/after repair: 0/100"
 
 
-def test_peak_memory_is_in_bytes():
-    assert 5e7 < output.peak_memory() < 1e11  # torch alone takes more than 50 MB
+def test_what_is_spared_costs_a_line_and_ends_nothing(capsys):
+    with output.spared("the plot", "make it again"):
+        raise MemoryError("no room\nat all")
+    assert capsys.readouterr() == ("", "the plot could not be written (MemoryError: no room); make it again\n")
+    with pytest.raises(KeyboardInterrupt), output.spared("the plot", "make it again"):
+        raise KeyboardInterrupt
 
 
-# which run it is
-
-def test_a_run_is_known_by_its_data_model_solution_budget_seed_and_settings():
-    assert run_of(p_budget=0.5).identity == {
-        "dataset": "digits", "model": "MobileNet", "model_number": "0", "solution": "hybrid", "p_budget": "0.5", "seed": "10",
-        "settings": "retrain_lr=0.001 retrain_epoch=10 sel_u_data=1 lam_ul=100 fe=mocov3 weights=9f"}
-
-
-def test_a_run_has_a_folder_beside_results_csv(tmp_path):
-    run = run_of(tmp_path, model_number=2, p_budget=0.5, seed=30)
-    assert run.results == tmp_path / "results.csv" and run.folder.parent == tmp_path
-    assert re.fullmatch("2_hybrid_0.5_30_[0-9a-f]{8}", run.folder.name)
-    assert run_of().results == Path("save/digits_MobileNet/results.csv")
-
-
-OTHERS = {"dataset": {"dataset": "svhn"}, "model": {"model2test_arch": "resnet18"}, "model_number": {"model_number": 1},
-          "solution": {"solution": "mcp"}, "p_budget": {"p_budget": 5.0}, "seed": {"seed": 20},
-          "settings": {"settings": SETTINGS | {"lam_ul": 50.0}}}
-
-
-@pytest.mark.parametrize("name", output.IDENTITY)
-def test_another_identity_is_another_folder_and_another_row(tmp_path, name):
-    run, other = run_of(tmp_path), run_of(tmp_path, **OTHERS[name])
-    assert run.folder != other.folder and run.folder == run_of(tmp_path).folder
-    other.write_row({"acc_after": 70.0})
-    assert run.find() is None and other.find()["acc_after"] == "70"
-    run.write_row({"acc_after": 80.0})
-    assert run.find()["acc_after"] == "80" and other.find()["acc_after"] == "70"
-
-
-def test_numbers_that_differ_beyond_six_digits_make_other_runs():
-    exact = output.exact
-    assert [exact(value) for value in (0.001, 1 / 3, True, None)] == ["0.001", "0.3333333333333333", "1", ""]
-    assert run_of(p_budget=12.34567).identity != run_of(p_budget=12.345671).identity
-    assert run_of(settings=SETTINGS | {"lam_ul": 1 + 1e-9}).folder != run_of(settings=SETTINGS | {"lam_ul": 1.0}).folder
-
-
-# rows
-
-def test_a_row_has_every_column_and_is_empty_where_the_run_has_nothing_to_say(tmp_path):
-    run = run_of(tmp_path)
-    assert run.find() is None
-    run.write_row({"n_annotated": 8, "propagation_acc": None, "acc_after": 250 / 3, "versions": "python 3, torch 2"})
-    head, row = lines(run.results)
-    assert tuple(head) == output.COLUMNS
-    told = {"n_annotated": "8", "acc_after": "83.3333", "versions": "python 3, torch 2", "run": run.folder.name}
-    assert dict(zip(head, row)) == dict.fromkeys(output.COLUMNS, "") | run.identity | told
-    assert run.find() == dict(zip(head, row))
-
-
-def test_a_row_replaces_that_of_the_same_run_and_no_other(tmp_path):
-    runs = [run_of(tmp_path, seed=seed) for seed in (10, 20, 30)]
-    for i, run in enumerate(runs):
-        run.write_row({"acc_after": i, "acc_smoothest": i})
-    runs[1].write_row({"acc_after": 50.5})
-    assert [(row["seed"], row["acc_after"], row["acc_smoothest"]) for row in read_rows(runs[0].results)] == [
-        ("10", "0", "0"), ("30", "2", "2"), ("20", "50.5", "")]
-
-
-def test_a_column_that_is_not_known_is_refused_and_the_rows_stay(tmp_path):
-    run = run_of(tmp_path)
-    run.write_row({"acc_after": 80})
-    with pytest.raises(ValueError, match="accuracy"):
-        run.write_row({"accuracy": 81})
-    assert run.find()["acc_after"] == "80"
-    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", ".results.csv.lock"}
-
-
-def write_ten(folder: Path, process: int, start) -> None:
-    start.wait()
-    for seed in range(10 * process, 10 * process + 10):
-        for after in (1, seed):  # the second replaces the first
-            run_of(folder, seed=seed).write_row({"acc_after": after, "fixed": seed, "device": f"process {process}"})
-
-
-def test_processes_side_by_side_lose_and_mix_no_rows(tmp_path):
-    context = multiprocessing.get_context("fork")  # starts at once: torch is imported here already
-    start = context.Barrier(4)
-    processes = [context.Process(target=write_ten, args=(tmp_path, i, start)) for i in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
-    head, *rows = lines(tmp_path / "results.csv")
-    assert tuple(head) == output.COLUMNS and len(rows) == 40
-    found = sorted((int(row["seed"]), row["acc_after"], row["fixed"], row["device"], row["run"])
-                   for row in read_rows(tmp_path / "results.csv"))
-    assert found == [(i, str(i), str(i), f"process {i // 10}", run_of(tmp_path, seed=i).folder.name) for i in range(40)]
-
-
-def test_texts_come_back_from_a_csv_file_as_they_were(tmp_path):
-    rows = [{"a": "1,5", "b": 'say "no"'}, {"a": "two\nlines", "b": "größer"}]
-    write_rows(tmp_path / "new" / "file.csv", ("b", "a"), rows)
-    assert read_rows(tmp_path / "new" / "file.csv") == rows and read_rows(tmp_path / "none.csv") == []
-    assert lines(tmp_path / "new" / "file.csv")[0] == ["b", "a"]
-
-
-def test_a_name_that_is_not_utf_8_is_written_as_the_text_of_it(tmp_path):
+def test_a_name_that_is_not_utf_8_comes_back_from_json(tmp_path):
     name = os.fsdecode(b"caf\xe9")
-    write_rows(tmp_path / "file.csv", ["a"], [{"a": name}])
-    assert read_rows(tmp_path / "file.csv") == [{"a": text_of(name)}]
     write_json(tmp_path / "file.json", {"a": name})
     assert json.loads((tmp_path / "file.json").read_text()) == {"a": name}
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from hybridrepair.base.provenance import peak_memory
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.randomness import generator, key
-from hybridrepair.run import output
 from hybridrepair.selection import strategies
 from hybridrepair.selection.clustering import NOISE, Regions, regions
 from hybridrepair.selection.strategies import (
@@ -366,9 +366,9 @@ def test_badge_takes_copies_last_and_by_index_in_many_dimensions():
 
 def test_badge_never_holds_all_gradients():
     probs, h = torch.randn(20_000, 100).double().softmax(1), torch.randn(20_000, 512)
-    before = output.peak_memory()
+    before = peak_memory()
     assert len(badge(evidence(probs=probs, features=h), 5)) == 5
-    assert output.peak_memory() - before < 1e9  # they are 4.1e9 bytes in float32
+    assert peak_memory() - before < 1e9  # they are 4.1e9 bytes in float32
 
 
 # by typicality
@@ -393,9 +393,9 @@ def test_distances_to_neighbours_do_not_depend_on_how_they_are_cut(monkeypatch):
 
 def test_distances_to_neighbours_take_memory_that_is_linear_in_the_pool():
     points = torch.randn(8_000, 2)
-    before = output.peak_memory()
+    before = peak_memory()
     distance_to_neighbours(points)
-    assert output.peak_memory() - before < 2e8  # all pairs are 5.1e8 bytes
+    assert peak_memory() - before < 2e8  # all pairs are 5.1e8 bytes
 
 
 def test_typiclust_picks_the_most_typical_image_of_each_cluster_the_largest_first():

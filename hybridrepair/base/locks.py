@@ -1,0 +1,55 @@
+"""Locks among processes: who makes one thing at a time. A lock ends with its process, however that ends."""
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+told: set[Path] = set()  # folders of which it has been said that they have no locks
+
+
+@contextmanager
+def locked(path: Path | str, wait: bool = True, making: str = "") -> Iterator[bool]:
+    """Hold the lock that belongs to `path`, or yield False at once where another process has it and `wait` is off.
+
+    One that waits says so, where `making` names what the other process is making. The lock is a hidden file beside `path`. Where
+    none are to be had, as on some network filesystems, one line on stderr says so and all goes on: what is written is whole
+    without them, but a thing may be made twice.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = opened(path.with_name(f".{path.name}.lock"))
+    try:
+        yield taken(file, path, wait, making)
+    finally:
+        os.close(file)
+
+
+def opened(path: Path) -> int:
+    """The file descriptor of a lock file, which may be another user's."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def taken(file: int, path: Path, wait: bool, making: str) -> bool:
+    """Whether the lock of an open file is held now, or none is to be had."""
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                return False
+            if making:
+                print(f"another process makes {making}: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if path.parent not in told:
+            told.add(path.parent)
+            print(f"{path.parent} has no file locks ({error.strerror}): processes side by side may do the same work twice",
+                  file=sys.stderr)
+    return True
