@@ -190,12 +190,12 @@ def test_a_row_and_a_start_of_another_version_are_made_again_and_those_of_this_o
     def repaired() -> tuple[bool, int, int]:
         """Whether it was done already, and the numbers of rows and of starts."""
         repair.main(repair.parse_args([*FLAGS, *flags]))
-        return "done already" in capsys.readouterr().out, len(read_rows(Path("out/results.csv"))), len([*Path().glob("*_finetuned_*")])
+        return "done already" in capsys.readouterr().out, len(read_rows(Path("out/results.csv"))), len([*Path().glob("*_finetuned_*.t7")])
 
     assert repaired() == (False, 1, 1) and repaired() == (True, 1, 1)
     monkeypatch.setattr(version, "CODE", 2)
     assert repaired() == (False, 2, 2) and repaired() == (True, 2, 2)
     flags += ["--manualSeed", "11"]
-    (newer,) = {path for path in Path().glob("*_finetuned_*") if checkpoint.load(path)["settings"].get("code") == 2}
+    (newer,) = {path for path in Path().glob("*_finetuned_*.t7") if checkpoint.load(path)["settings"].get("code") == 2}
     monkeypatch.setattr(baseline, "train_on", lambda *given: pytest.fail(f"{newer} was not used"))
     assert repaired() == (False, 3, 2)
