@@ -15,6 +15,8 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
+from hybridrepair.base.rows import read_rows
+
 ROOT = Path(__file__).parents[1]
 CLASSES = ["big three", "one", "two", "zero"]  # in the order of the model's outputs, which is that of the folders' names
 NAMES = ["zero", "one", "two", "big three"]  # of the digits 0 to 3
@@ -217,7 +219,7 @@ def test_the_report_tells_what_happened(by_table):
     assert f"{float(row['acc_before']):.2f}&nbsp;%" in text and f"{float(row['acc_after']):.2f}&nbsp;%" in text
     assert f"{row['fixed']} fixed and {row['broken']} broken ones" in text
     assert all(name in text for name in CLASSES) and "torchvision:resnet18" in text
-    assert all(row["file"] in text for row in csv.DictReader((made / "selected.csv").open()))
+    assert all(row["file"] in text for row in read_rows(made / "selected.csv"))
 
 
 def test_label_studio_and_sorted_folders_give_the_same_model(place, by_table):
