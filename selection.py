@@ -38,9 +38,13 @@ def main(args) -> None:
         raise UserError(f"selection.py only selects and --retrain is repair.py's work; call: {repairs} {call}")
     if args.labels:
         raise UserError("--labels is for repair.py, which reads the answers; give those of earlier rounds as --labelled")
+    if args.format and not args.out:
+        raise UserError("--format is of what --out writes; give --out too")
     task = Scenario(args)
     if SOLUTIONS[args.solution].by_region and not args.sel_l_data:
         raise UserError("with --sel_u_data alone nothing is annotated, so there is nothing to select; add --sel_l_data")
+    if args.check:
+        return
     if args.out:
         questions.refuse_to_replace(args.out, args.force)
         made = manifest_of(task.dataset, task.selection, task.origin)

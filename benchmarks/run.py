@@ -101,7 +101,8 @@ def machine() -> dict:
     import torch
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         name = models[0] if models else name
     return {"cpu": name, "cores": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability(),
             "python": platform.python_version(), **{package: version(package) for package in

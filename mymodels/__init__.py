@@ -13,8 +13,13 @@ from torch import nn
 from hybridrepair.base.errors import UserError
 from mymodels import sources
 from mymodels.mobilenet import MobileNet
-from mymodels.resnet import resnet18
 from mymodels.shufflenet import ShuffleNetG2
+
+
+def resnet18(num_classes: int, in_channels: int = 3) -> nn.Module:
+    from mymodels.resnet import ResNet18  # here, because torchvision is slow to import and other networks do without
+    return ResNet18(num_classes, in_channels)
+
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "MobileNet": MobileNet,

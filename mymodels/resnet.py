@@ -20,6 +20,3 @@ class ResNet18(ResNet):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         features = x.mean((2, 3))
         return self.fc(features), features
-
-
-resnet18 = ResNet18  # the name that the command line and published checkpoints use

@@ -2,9 +2,13 @@
 import json
 import multiprocessing
 import os
+import shlex
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 # before torch is imported: threads that wait for each other in turn are slow beside other work (544 s, not 15 s)
@@ -39,6 +43,24 @@ def seeded():
 
 
 @pytest.fixture(scope="session")
+def python(pytestconfig, tmp_path_factory) -> Iterator[str]:
+    """An executable that does what Python does with a script or -c, without the seconds that imports take; with --all it is Python."""
+    if pytestconfig.getoption("--all"):
+        yield sys.executable
+        return
+    folder = tmp_path_factory.mktemp("python")
+    server = [sys.executable, "-I", str(Path(__file__).with_name("interpreter.py")), str(folder / "socket")]
+    (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join([server[0], "-IS", *server[2:]])} "$@"\n')
+    (folder / "python").chmod(0o755)
+    with subprocess.Popen(server, stdin=subprocess.PIPE, cwd=folder, start_new_session=True) as running:
+        while not (folder / "socket").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        yield str(folder / "python")
+        running.stdin.close()
+
+
+@pytest.fixture(scope="session")
 def oracle() -> Path:
     """Folder of the reference values (HYBRIDREPAIR_ORACLE overrides it); tests that need it are skipped without it."""
     folder = Path(os.environ.get("HYBRIDREPAIR_ORACLE") or Path(__file__).parents[2] / "shared" / "oracle")
@@ -47,15 +69,15 @@ def oracle() -> Path:
     return folder
 
 
-def write_small(root: Path) -> Path:
-    """A dataset `small` of arrays in `root`: handwritten 0s to 3s of 8x8 pixels, 120 train, 60 val, 120 T2, 200 pool."""
+def write_small(root: Path, pool: int = 200) -> Path:
+    """A dataset `small` of arrays in `root`: handwritten 0s to 3s of 8x8 pixels, 120 train, 60 val, 120 T2, 200 or fewer pool."""
     digits = load_digits(n_class=4)
     folder = root / "small"
     folder.mkdir(parents=True)
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:540, :, :, None].repeat(3, axis=3)
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:340 + pool, :, :, None].repeat(3, axis=3)
     np.save(folder / "images.npy", images)
-    np.save(folder / "labels.npy", digits.target[:540].astype(np.int64))
-    split = {"train": [0, 160], "val": [160, 220], "T2": [220, 340], "pool": [340, 540]}
+    np.save(folder / "labels.npy", digits.target[:340 + pool].astype(np.int64))
+    split = {"train": [0, 160], "val": [160, 220], "T2": [220, 340], "pool": [340, 340 + pool]}
     (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["zero", "one", "two", "three"]}))
     return folder
 

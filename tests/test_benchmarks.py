@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ import torch
 import cases
 import floor
 import growth
+import repair
 import run
+import train_classifier
 from conftest import write_small
+from mymodels import mobilenet
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +30,23 @@ RESULT = {"case": "badge", "title": "badge", "size": "10 x 4", "scale": 1, "targ
                       "scikit-learn": "1"}}
 
 
-def call(script: str, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "benchmarks" / script, *flags], capture_output=True, text=True, timeout=300)
+# a script whose measurements are forks, in place of interpreters that import all anew
+FORKING = """
+import multiprocessing, runpy, sys
+context = multiprocessing.get_context
+multiprocessing.get_context = lambda kind: context("fork")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+SHALLOW = ((64, 2), (1024, 2))  # channels and stride of blocks
+
+
+@pytest.fixture(scope="module")
+def call(python) -> Callable[..., subprocess.CompletedProcess]:
+    """A function that runs a script of benchmarks/ with flags."""
+    first = [python] if python == sys.executable else [python, "-c", FORKING]
+    return lambda script, *flags: subprocess.run([*first, ROOT / "benchmarks" / script, *flags], capture_output=True, text=True,
+                                                 timeout=300)
 
 
 @pytest.mark.parametrize("name, scale, agreement", [
@@ -38,13 +57,15 @@ def test_both_sides_of_a_case_agree(name, scale, agreement):
     assert case.agreement(case.ours(), case.published()).startswith(agreement)
 
 
-def test_unsmoothness_of_both_sides_is_alike():
+def test_unsmoothness_of_both_sides_is_alike(monkeypatch):
+    monkeypatch.setattr(mobilenet, "BLOCKS", SHALLOW)
     case = cases.CASES["unsmoothness"].make(0.02)
     assert case.ours() == pytest.approx(case.published(), abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["ssl", "epoch"])
-def test_both_sides_of_a_training_case_run(name):
+def test_both_sides_of_a_training_case_run(name, monkeypatch):
+    monkeypatch.setattr(mobilenet, "BLOCKS", SHALLOW)
     case = cases.CASES[name].make(0.01)
     case.ours()
     case.published()
@@ -96,7 +117,7 @@ def test_the_tables_of_the_repository_are_those_of_its_results():
     assert growth.table(rows) in text[text.index(growth.MARKS[0]):text.index(growth.MARKS[1])]
 
 
-def test_run_measures_both_sides_and_leaves_the_table_at_a_small_scale():
+def test_run_measures_both_sides_and_leaves_the_table_at_a_small_scale(call):
     before = run.README.read_text()
     done = call("run.py", "coreset", "--scale", "0.03", "--repeats", "1")
     assert done.returncode == 0, done.stderr
@@ -107,12 +128,12 @@ def test_run_measures_both_sides_and_leaves_the_table_at_a_small_scale():
 
 @pytest.mark.parametrize("script, flags, named", [("run.py", ["nonsense"], "there is no case nonsense"),
                                                   ("run.py", ["--scale", "0"], "--scale"), ("growth.py", ["--sizes", "10"], "1000")])
-def test_bad_input_is_named(script, flags, named):
+def test_bad_input_is_named(call, script, flags, named):
     done = call(script, *flags)
     assert done.returncode == 2 and named in done.stderr.splitlines()[-1]
 
 
-def test_growth_measures_what_is_missing_and_keeps_the_rest(tmp_path):
+def test_growth_measures_what_is_missing_and_keeps_the_rest(tmp_path, call):
     flags = ["--sizes", "1000", "1500", "--output", str(tmp_path), "--solution"]
     first = call("growth.py", *flags, "gini")
     assert first.returncode == 0, first.stderr
@@ -130,9 +151,10 @@ def test_exponent_of_a_power():
     assert np.isnan(growth.exponent([10], [1.0]))
 
 
-def test_floor_measures_each_step_on_the_device(tmp_path):
-    done = call("floor.py", "--device", "cpu", "--scale", "0.006", "--output", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+def test_floor_measures_each_step_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(mobilenet, "BLOCKS", SHALLOW)
+    monkeypatch.setattr(sys, "argv", ["floor.py", "--device", "cpu", "--scale", "0.003", "--output", str(tmp_path)])
+    floor.main()
     result = json.loads((tmp_path / "floor_cpu_float32.json").read_text())
     assert [row["case"].split(",")[0] for row in result["rows"]] == ["training epoch", "SSL pass", "unsmoothness pass",
                                                                      "noise points and regions"]
@@ -154,10 +176,15 @@ def test_work_of_a_network_by_hand():
     assert moved == (3 + 4) * 64 + (4 + 2)
 
 
-def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path):
-    write_small(tmp_path / "data")
-    settings = {"PYTHON": sys.executable, "DATASET": "small", "DATA_ROOT": str(tmp_path / "data"), "DEVICE": "cpu", "QUICK": "1",
-                "OUT": str(tmp_path / "out"), "MODELS": str(tmp_path / "models")}
+@pytest.mark.parametrize("by", ["recorder", pytest.param("python", marks=pytest.mark.long)])
+def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path, request, by):
+    write_small(tmp_path / "data", pool=100)
+    recorder = tmp_path / "recorder"
+    recorder.write_text('#!/bin/sh\necho "$*" >> "$0.calls"\n')
+    recorder.chmod(0o755)
+    settings = {"PYTHON": str(recorder) if by == "recorder" else request.getfixturevalue(by), "DATASET": "small",
+                "DATA_ROOT": str(tmp_path / "data"), "DEVICE": "cpu", "QUICK": "1", "OUT": str(tmp_path / "out"),
+                "MODELS": str(tmp_path / "models")}
 
     def gpu(**more: str) -> subprocess.CompletedProcess:
         return subprocess.run(["sh", ROOT / "benchmarks" / "gpu.sh"], env=os.environ | settings | more, capture_output=True, text=True)
@@ -172,9 +199,15 @@ def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path):
     again = gpu()
     assert [line.split(":")[0] for line in again.stdout.splitlines() if "repair.py" in line] == ["mcp"]
     assert not list(ROOT.glob("check_point/small"))
+    if by == "recorder":
+        scripts = [line.split() for line in Path(f"{recorder}.calls").read_text().splitlines()]
+        assert [words[0].split("/")[-1].removesuffix(".py") for words in scripts] == [
+            "floor", "growth", "train_classifier", "repair", "repair", "repair", "repair"]
+        for script, *flags in scripts[2:]:  # the flags of the others are given to them by tests above
+            {"repair.py": repair, "train_classifier.py": train_classifier}[script].parse_args(flags)
 
 
-def test_gpu_script_names_the_log_of_a_step_that_fails(tmp_path):
+def test_gpu_script_names_the_log_of_a_step_that_fails(tmp_path, python):
     done = subprocess.run(["sh", ROOT / "benchmarks" / "gpu.sh"], capture_output=True, text=True,
-                          env=os.environ | {"PYTHON": sys.executable, "DEVICE": "nonsense", "OUT": str(tmp_path)})
+                          env=os.environ | {"PYTHON": python, "DEVICE": "nonsense", "OUT": str(tmp_path)})
     assert done.returncode == 2 and f"error: floor failed; see {tmp_path}/floor.log" in done.stderr

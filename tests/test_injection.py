@@ -154,7 +154,8 @@ def test_a_plot_takes_names_as_they_are(tmp_path):
     write_rows(tmp_path / "results.csv", COLUMNS, [row(name, "MobileNet") for name in ("$x_{", "a$b$c", r"\frac")])
     files = [str(tmp_path / name) for name in ("results.csv", "table.md", "p.png")]
     tables.main(tables.parse_args([files[0], "--output", files[1], "--plot", files[2]]))
-    assert Image.open(tmp_path / "p.png").format == "PNG"
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.format == "PNG"
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -163,7 +164,9 @@ def test_plots_and_charts_of_classes_take_names_as_they_are(tmp_path):
     plots.save(tmp_path / "a.png", plots.class_shares([*NAMES], {"train": zero, "val": zero}))
     chart = charts.themed(lambda: charts.changes("T2", [page.plain(name) for name in NAMES], *[zero.tolist()] * 3))
     svg = page.base64.b64decode(chart["light"].partition(",")[2]).decode()
-    assert Image.open(tmp_path / "a.png").format == "PNG" and "<script" not in svg and ElementTree.fromstring(svg).tag.endswith("svg")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+    assert "<script" not in svg and ElementTree.fromstring(svg).tag.endswith("svg")
 
 
 class Tags(HTMLParser):

@@ -3,7 +3,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -305,8 +304,8 @@ def test_grey_images_and_two_of_them_can_be_trained_on(tmp_path, capsys):
 
 # --- interrupted, repeated, refused
 
-def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, capsys):
-    killed = [sys.executable, "-c", KILLED, *command(folder, "--save_every", "0")]
+def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, capsys, python):
+    killed = [python, "-c", KILLED, *command(folder, "--save_every", "0")]
     died = subprocess.run(killed, cwd=Path(pretrain_moco.__file__).parent)
     assert died.returncode == -signal.SIGKILL
     names = names_in(folder / "out")

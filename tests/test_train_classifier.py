@@ -430,8 +430,8 @@ def test_force_trains_anew_whatever_is_there(root, expected, tmp_path, capsys):
 
 # --- refusals
 
-def test_an_unknown_dataset_ends_the_command_in_one_sentence(root, tmp_path):
-    argv = [sys.executable, "train_classifier.py", *command(root, tmp_path), "--dataset", "nothing"]
+def test_an_unknown_dataset_ends_the_command_in_one_sentence(root, tmp_path, python):
+    argv = [python, "train_classifier.py", *command(root, tmp_path), "--dataset", "nothing"]
     process = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2 and process.stdout == "" and files_in(tmp_path) == []
     assert process.stderr.startswith("error: dataset nothing is unknown; ") and process.stderr.count("\n") == 1

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,15 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
+from hybridrepair.base.rows import read_rows
+
 ROOT = Path(__file__).parents[1]
 CLASSES = ["big three", "one", "two", "zero"]  # in the order of the model's outputs, which is that of the folders' names
 NAMES = ["zero", "one", "two", "big three"]  # of the digits 0 to 3
 PARTS = {"train": range(100), "val": range(100, 120), "test": range(120, 180), "field": range(180, 270)}
 DIGITS = load_digits(n_class=4)
 TURNED, DEEP, DAMAGED = "field/0180.jpg", "field/0181.png", "field/0182.png"
-MODEL = ["--dataset", "signs", "--img_size", "32", "--model2test_arch", "torchvision:resnet18", "--fe", "model2test", "--p_budget", "9",
+MODEL = ["--dataset", "signs", "--model2test_arch", "torchvision:resnet18", "--fe", "model2test", "--p_budget", "9",
          "--avg_clustersize", "5", "--device", "cpu"]
 # semi-supervised training is most of the time; one repair has it
 SHORT = ["--sel_l_data", "--retrain_epoch", "3", "--retrain_lr", "0.003"]
@@ -61,27 +62,27 @@ def write_images(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps({"mean": [.5, .5, .5], "std": [.5, .5, .5]}))
 
 
-def images_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images in the folders of classes as the bought model takes them, float [N, 3, 32, 32], and classes int64 [N]."""
+def images_of(folder: Path, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images in the folders of classes as the bought model takes them, float [N, 3, size, size], and classes int64 [N]."""
     files = sorted(folder.glob("*/*.png"))
-    pixels = [np.asarray(Image.open(file).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)) for file in files]
+    pixels = [np.asarray(Image.open(file).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)) for file in files]
     return (torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255 - .5) / .5, torch.tensor(
         [CLASSES.index(file.parent.name) for file in files])
 
 
-def accuracy(checkpoint: Path, folder: Path) -> float:
+def accuracy(checkpoint: Path, folder: Path, size: int) -> float:
     """Percent of the images that torchvision's network with the weights of a file, found as the seller's are, gets right."""
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     model = resnet18(num_classes=4)
     model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()}, strict=True)
-    images, labels = images_of(folder)
+    images, labels = images_of(folder, size)
     with torch.no_grad():
         return 100 * (model.eval()(images).argmax(1) == labels).double().mean().item()
 
 
-def train_elsewhere(folder: Path, path: Path) -> None:
+def train_elsewhere(folder: Path, path: Path, size: int) -> None:
     """A resnet18 trained by a plain loop on the train images, saved as its seller would."""
-    images, labels = images_of(folder)
+    images, labels = images_of(folder, size)
     model = resnet18(num_classes=4)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(8):
@@ -97,18 +98,22 @@ def train_elsewhere(folder: Path, path: Path) -> None:
 class Place:
     """The folder in which a user types commands."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, python: str, size: int):
+        self.folder, self.python, self.size = folder, python, size
 
     def type(self, script: str, *flags: str, status: int = 0) -> subprocess.CompletedProcess:
         """The result of python SCRIPT.py FLAGS, which must end with `status`."""
-        done = subprocess.run([sys.executable, ROOT / script, *flags], cwd=self.folder, capture_output=True, text=True)
+        done = subprocess.run([self.python, ROOT / script, *flags], cwd=self.folder, capture_output=True, text=True)
         assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr
         return done
 
+    def of(self, model: str) -> list[str]:
+        """The flags that name a model and its images."""
+        return [*MODEL, "--img_size", str(self.size), "--model2test_path", model]
+
     def repaired(self, *flags: str, model: str = "bought.pth") -> tuple[dict[str, str], Path]:
         """The row and the folder of the run that python repair.py FLAGS makes."""
-        done = self.type("repair.py", *MODEL, "--model2test_path", model, *flags)
+        done = self.type("repair.py", *self.of(model), *flags)
         (made,) = re.findall(r"everything is in (.*)$", done.stdout, re.M)
         with open(self.folder / made / "../results.csv", newline="") as file:
             (row,) = [row for row in csv.DictReader(file) if row["run"] == Path(made).name]
@@ -148,14 +153,14 @@ def annotated(task: dict, number: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Place:
+def place(tmp_path_factory, pytestconfig, python) -> Place:
     """A folder with images, a bought model, and the images that were chosen to be labelled."""
     folder = tmp_path_factory.mktemp("place")
     torch.manual_seed(0)
     write_images(folder / "dataset/signs")
-    train_elsewhere(folder / "dataset/signs/train", folder / "bought.pth")
-    place = Place(folder)
-    place.type("selection.py", *MODEL, "--model2test_path", "bought.pth", "--out", "to_label", "--format", "label-studio", "folders",
+    place = Place(folder, python, 32 if pytestconfig.getoption("--all") else 16)
+    train_elsewhere(folder / "dataset/signs/train", folder / "bought.pth", place.size)
+    place.type("selection.py", *place.of("bought.pth"), "--out", "to_label", "--format", "label-studio", "folders",
                "--skip_bad")
     shutil.copytree(folder / "to_label", folder / "untouched")
     return place
@@ -182,7 +187,7 @@ def test_selection_leaves_questions_and_names_the_damaged_image(place):
 def test_answers_that_are_none_train_nothing(place, labels, told):
     rows = place.rows("untouched/to_label.csv")
     save_as_a_spreadsheet(place.folder / "mistyped.csv", [row | {"label": "zreo"} for row in rows])
-    done = place.type("repair.py", *MODEL, "--model2test_path", "bought.pth", "--save_path", "refused", "--labels", labels, status=2)
+    done = place.type("repair.py", *place.of("bought.pth"), "--save_path", "refused", "--labels", labels, status=2)
     assert told in done.stderr and done.stderr.count("\n") == 1 and "epoch" not in done.stdout
     assert not list(place.folder.glob("refused/*/run.json"))
 
@@ -191,7 +196,7 @@ def test_turned_and_16_bit_images_look_as_their_like(place):
     images = np.load(place.folder / "dataset/signs/images.npy")
     files = json.loads((place.folder / "dataset/signs/dataset.json").read_text())["files"]
     for file, number, nearly in ((TURNED, 180, 24), (DEEP, 181, 1)):
-        meant = np.asarray(photograph(number).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+        meant = np.asarray(photograph(number).convert("RGB").resize((place.size,) * 2, Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(images[files.index(file)] - meant).max() <= nearly
 
 
@@ -199,8 +204,8 @@ def test_a_table_of_labels_gives_a_better_model_in_the_format_of_the_bought_one(
     row, made = by_table
     test = place.folder / "dataset/signs/test"
     assert int(row["n_annotated"]) == N_ASKED and int(row["n_propagated"]) > N_ASKED
-    assert float(row["acc_raw"]) == pytest.approx(accuracy(place.folder / "bought.pth", test), abs=1e-3)
-    assert float(row["acc_after"]) == pytest.approx(accuracy(made / "bought_repaired.pth", test), abs=1e-3)
+    assert float(row["acc_raw"]) == pytest.approx(accuracy(place.folder / "bought.pth", test, place.size), abs=1e-3)
+    assert float(row["acc_after"]) == pytest.approx(accuracy(made / "bought_repaired.pth", test, place.size), abs=1e-3)
     assert float(row["acc_after"]) > float(row["acc_before"]) and float(row["acc_after"]) > float(row["acc_raw"]) + 5
     bought, repaired = (torch.load(path, weights_only=True) for path in (place.folder / "bought.pth", made / "bought_repaired.pth"))
     assert list(bought) == list(repaired) and repaired["classes"] == CLASSES
@@ -214,7 +219,7 @@ def test_the_report_tells_what_happened(by_table):
     assert f"{float(row['acc_before']):.2f}&nbsp;%" in text and f"{float(row['acc_after']):.2f}&nbsp;%" in text
     assert f"{row['fixed']} fixed and {row['broken']} broken ones" in text
     assert all(name in text for name in CLASSES) and "torchvision:resnet18" in text
-    assert all(row["file"] in text for row in csv.DictReader((made / "selected.csv").open()))
+    assert all(row["file"] in text for row in read_rows(made / "selected.csv"))
 
 
 def test_label_studio_and_sorted_folders_give_the_same_model(place, by_table):
@@ -232,7 +237,7 @@ def test_label_studio_and_sorted_folders_give_the_same_model(place, by_table):
 
 def test_a_second_call_does_nothing_and_tables_show_the_run(place, by_table):
     row, made = by_table
-    again = place.type("repair.py", *MODEL, "--model2test_path", "bought.pth", *SHORT, "--labels", "to_label/to_label.csv")
+    again = place.type("repair.py", *place.of("bought.pth"), *SHORT, "--labels", "to_label/to_label.csv")
     assert "done already" in again.stdout and made.name in again.stdout and "epoch" not in again.stdout
     assert f"{float(row['acc_after']):.2f}" in place.type("tables.py", "save/").stdout
 
@@ -240,7 +245,7 @@ def test_a_second_call_does_nothing_and_tables_show_the_run(place, by_table):
 def test_a_second_round_asks_for_other_images_and_starts_from_the_repaired_model(place, by_table):
     first, made = by_table
     model = str(made / "bought_repaired.pth")
-    place.type("selection.py", *MODEL, "--model2test_path", model, "--labelled", "to_label/to_label.csv", "--out", "round_2")
+    place.type("selection.py", *place.of(model), "--labelled", "to_label/to_label.csv", "--out", "round_2")
     earlier = {row["id"] for row in place.rows("untouched/regions.csv")}
     asked = {row["id"] for row in place.rows("round_2/to_label.csv")}
     assert len(asked) == N_ASKED and not asked & earlier
@@ -252,7 +257,7 @@ def test_a_second_round_asks_for_other_images_and_starts_from_the_repaired_model
 
 def test_field_images_alone_do_for_a_model_whose_classes_are_written_down(place, by_table):
     """Without train and val, by semi-supervised training too, as one has it who bought the model."""
-    bare = Place(place.folder / "bare")
+    bare = Place(place.folder / "bare", place.python, place.size)
     for name in ("field", "test"):
         shutil.copytree(place.folder / "dataset/signs" / name, bare.folder / "dataset/signs" / name)
     (bare.folder / "dataset/signs/dataset.json").write_text(json.dumps({"classes": CLASSES, "mean": [.5] * 3, "std": [.5] * 3}))
@@ -263,6 +268,6 @@ def test_field_images_alone_do_for_a_model_whose_classes_are_written_down(place,
                               "to_label/to_label.csv")
     assert int(row["n_annotated"]) == N_ASKED and int(row["n_unlabelled"]) > 0 and row["acc_before"] == row["acc_raw"]
     test = bare.folder / "dataset/signs/test"
-    assert float(row["acc_raw"]) == pytest.approx(accuracy(bare.folder / "bought.pth", test), abs=1e-3)
-    assert float(row["acc_after"]) == pytest.approx(accuracy(made / "bought_repaired.pth", test), abs=1e-3)
+    assert float(row["acc_raw"]) == pytest.approx(accuracy(bare.folder / "bought.pth", test, place.size), abs=1e-3)
+    assert float(row["acc_after"]) == pytest.approx(accuracy(made / "bought_repaired.pth", test, place.size), abs=1e-3)
     assert not (bare.folder / "biased_dataset").exists() and (made / "report.html").is_file()

@@ -32,13 +32,11 @@ def save(path: Path, content: np.ndarray | dict) -> None:
 def read(path: Path, memory_map: bool = False) -> np.ndarray:
     """The array in `path`. UserError if it is missing, truncated or something else; pickled objects are not read."""
     try:
-        array = np.load(path, mmap_mode="r")  # which compares what the header claims with the size of the file
-        _ = array.dtype  # an .npz has none
-        array = array if memory_map else np.array(array)
+        array = np.lib.format.open_memmap(path, mode="r")  # which compares what the header claims with the size of the file
+        return array if memory_map else np.array(array)
     except Exception as error:  # numpy raises many types here; all mean that the file is not what it should be
         raise UserError(f"{path} cannot be read as an array ({reason_of(error)}); make it anew (if it was converted: "
                         "delete it)") from error
-    return array
 
 
 def taken(images: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ def check(made: Evidence) -> None:
 def load(path: Path) -> Evidence:
     """UserError if `path` is missing, damaged or something else."""
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:  # numpy leaves open what it opens itself and cannot read
             made = Evidence(**arrays)
         check(made)
         return made

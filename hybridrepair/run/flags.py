@@ -158,10 +158,10 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--avg_clustersize", type=number(int, 1), default=10, help="images in an average region")
     group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="let k-means cut the pool into cells of "
                        "about N images first, and each of these into regions: an approximation for large pools; 0: exact")
-    group.add_argument("--eps", type=number(float, 0, above=True), default=0.3, help="cosine distance of --cluster dbscan")
+    group.add_argument("--eps", type=number(float, 0, 2, above=True), default=0.3, help="cosine distance of --cluster dbscan")
     group.add_argument("--min_samples", type=number(int, 1), default=3, help="points, itself counted, that make a point dense")
     group.add_argument("--exp", type=int, choices=(0, -1), default=0, help="trust unsmoothness up to tau (0), or all (-1)")
-    group.add_argument("--tao", type=number(float, 0), default=0.1, help="tau, the smoothness threshold in [0, 1]")
+    group.add_argument("--tao", type=number(float, 0, 1), default=0.1, help="tau, the smoothness threshold in [0, 1]")
     group.add_argument("--auto_tao", action="store_true", help="tau from T2 images at a typical distance to the train set")
     group.add_argument("--avg_tao", action="store_true", help="tau = mean unsmoothness of T2, also where --auto_tao stands beside it")
 

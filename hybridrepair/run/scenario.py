@@ -88,6 +88,8 @@ class Scenario:
     def settle(self) -> None:
         """Make the flags those that the dataset's parts allow: without T2 or train images tau is --tao. UserError where none do."""
         args, missing = self.args, [part for part, index in self.dataset.split.items() if not len(index)]
+        if args.manifest and not args.labels:
+            raise UserError("--manifest names the images that --labels answers; give --labels too")
         if "train" in missing and not args.no_replay:
             raise UserError(f"dataset {args.dataset} has no train images to replay; add those that the model was trained on, or repair "
                             "without them by --no_replay")

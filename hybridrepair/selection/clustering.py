@@ -5,7 +5,6 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
 from hybridrepair.images.randomness import generator
@@ -32,6 +31,8 @@ def dense(features: Tensor, min_samples: int) -> Tensor:
     by chance, and here they go by their ends: a few points on the rim of a cluster are noise in one and not in the other.
     Source: Campello et al., "Hierarchical density estimates", TKDD 2015.
     """
+    from sklearn.cluster import HDBSCAN  # here, because it is slow to import and most solutions do without
+
     if len(features) < max(MIN_CLUSTER_SIZE, min_samples):
         return torch.full((len(features),), NOISE, device=features.device)
     tree = spanning_tree(features, min_samples)
