@@ -8,7 +8,7 @@ import io
 import json
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -35,14 +35,13 @@ EPOCH_COLUMNS = {"acc": "accuracy, %", "loss": "loss", "ssl_loss": "SSL loss", "
 
 
 def write(folder: Path, seen: Evidence | None = None) -> Path:
-    """Write the report of the run in `folder`, and return its path. UserError where the folder lacks what it is made of.
+    """Write the report of the run in `folder`, from its evidence where that is given, and return its path.
 
-    The evidence is read there unless it is given.
+    UserError where the folder lacks what it is made of, or what lies there is damaged.
     """
-    path, record = folder / FILE, read_record(folder / RECORD)
-    seen = seen or evidence.load(folder / PREDICTIONS)
-    with refused(folder):
-        text = render(contents(record, seen, folder))
+    path = folder / FILE
+    with nullcontext() if seen else refused(folder):
+        text = render(contents(read_record(folder / RECORD), seen or evidence.load(folder / PREDICTIONS), folder))
     with checkpoint.atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -50,10 +49,9 @@ def write(folder: Path, seen: Evidence | None = None) -> Path:
 
 def write_all(folder: Path) -> Path:
     """Write the report and the plots of the run in `folder` again, and return the report's path. UserError as above."""
-    record, seen = read_record(folder / RECORD), evidence.load(folder / PREDICTIONS)
-    path = write(folder, seen)
+    path, record = write(folder), read_record(folder / RECORD)
     with refused(folder):
-        plots.write(folder, seen, record["epochs"], part_of(record))
+        plots.write(folder, evidence.load(folder / PREDICTIONS), record["epochs"], part_of(record))
     return path
 
 
@@ -62,6 +60,8 @@ def refused(folder: Path) -> Iterator[None]:
     """A block in which an entry that is missing, or of another type, ends in a UserError, whatever it leads to."""
     try:
         yield
+    except (UserError, OSError):
+        raise
     except Exception as error:
         raise UserError(f"no report can be made of {folder / RECORD} and {PREDICTIONS} ({reason_of(error)}): one is damaged, or they "
                         "are of different runs; do the run again by --force") from error

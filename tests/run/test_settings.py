@@ -190,8 +190,8 @@ def test_a_row_and_a_start_of_another_version_are_made_again_and_those_of_this_o
     def repaired() -> tuple[bool, int, int]:
         """Whether it was done already, and the numbers of rows and of starts."""
         repair.main(repair.parse_args([*FLAGS, *flags]))
-        starts = [*Path().glob("*_finetuned_*.t7")]
-        return "done already" in capsys.readouterr().out, len(read_rows(Path("out/results.csv"))), len(starts)
+        done = "done already" in capsys.readouterr().out
+        return done, len(read_rows(Path("out/results.csv"))), len([*Path().glob("*_finetuned_*.t7")])
 
     assert repaired() == (False, 1, 1) and repaired() == (True, 1, 1)
     monkeypatch.setattr(version, "CODE", 2)
