@@ -158,7 +158,7 @@ def all_of(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_failing_plot_costs_a_line_and_plots_are_made_later(field, monkeypatch, capsys):
+def test_a_failing_plot_costs_a_line_and_plots_are_made_later(field, drawn, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(plots, "per_class", lambda *args: 1 / 0)
         run("--solution", "random")
@@ -173,7 +173,7 @@ def test_a_failing_plot_costs_a_line_and_plots_are_made_later(field, monkeypatch
     assert all_of(folder_of(row)) == whole | {"per_class.png"}
 
 
-def test_folders_in_the_place_of_files_cost_a_line_each_and_all_else_is_there(field, capsys):
+def test_folders_in_the_place_of_files_cost_a_line_each_and_all_else_is_there(field, drawn, capsys):
     run("--solution", "random")
     (row,) = rows()
     names = ["predictions.npz", "report.html", "accuracy.png"]
@@ -193,7 +193,7 @@ def test_folders_in_the_place_of_files_cost_a_line_each_and_all_else_is_there(fi
     assert not list(field.rglob("*.partial.t7")) and not list(field.rglob("*.tmp"))
 
 
-def test_a_run_that_ended_between_its_row_and_its_report_is_ended_by_the_same_command(field, monkeypatch, capsys):
+def test_a_run_that_ended_between_its_row_and_its_report_is_ended_by_the_same_command(field, drawn, monkeypatch, capsys):
     run("--solution", "random", "--save_path", "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(evidence, "save", MagicMock(side_effect=KeyboardInterrupt))
