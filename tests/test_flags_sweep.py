@@ -67,6 +67,7 @@ CALLS = [
     ("repair", f"{OTHERWISE} --labels some.csv --manifest second/manifest.json --allow_missing --labelled answered.csv"),
     ("tables", "out --rows solution dataset --columns p_budget --metric acc_best --format csv --output table.csv --plot plot.png"),
     ("tables", "--report out"),
+    ("tables", "--rebuild out"),
 ]
 REFUSED_AT_ALL = {"select": {"--retrain", "--labels", "--manifest"}}  # of the shared flags, those that are repair.py's
 
@@ -109,7 +110,7 @@ WRONG = {
     "tables": {
         "paths": ("nowhere", "nowhere does not exist"), "--rows": "colour", "--columns": "colour", "--metric": "loss",
         "--format": "html", "--output": ("data", "data is a folder"), "--plot": ("plot.pdf", "plot.pdf does not end in .png"),
-        "--report": ("data", "there is no run in data")},
+        "--report": ("data", "there is no run in data"), "--rebuild": ("data", "there is no run in data")},
 }
 BEFORE = {"train": CALLS[0][1], "pretrain": CALLS[2][1], "select": UNDER_REPAIR, "repair": HYBRID, "tables": ""}  # a wrong value
 
