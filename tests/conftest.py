@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,10 @@ from sklearn.datasets import load_digits
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
+
+# a shell starts what runs in its background with SIGINT ignored, as processes of the tests would then have it too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
@@ -45,10 +50,12 @@ def seeded():
 @pytest.fixture(scope="session")
 def python(pytestconfig, tmp_path_factory) -> Iterator[str]:
     """An executable that does what Python does with a script or -c, without the seconds that imports take; with --all it is Python."""
-    if pytestconfig.getoption("--all"):
-        yield sys.executable
-        return
     folder = tmp_path_factory.mktemp("python")
+    if pytestconfig.getoption("--all"):
+        (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')  # a link would leave its environment
+        (folder / "python").chmod(0o755)
+        yield str(folder / "python")
+        return
     server = [sys.executable, "-I", str(Path(__file__).with_name("interpreter.py")), str(folder / "socket")]
     (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join([server[0], "-IS", *server[2:]])} "$@"\n')
     (folder / "python").chmod(0o755)

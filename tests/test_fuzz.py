@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -339,7 +340,8 @@ def fits_results(found: list[tuple], whole: list[tuple], content: bytes) -> bool
     """Each run is one of before, or its numbers stand in the file."""
     if found == whole:
         return True
-    cells = {cell for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) for cell in row}
+    text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    cells = re.split(r'[,;\t\r\n"]', text)
     numbers = {float(cell) for cell in cells if is_number(cell)}
     return all(run in whole or {run[1], run[2], run[3]} <= numbers for run in found)
 
