@@ -1,4 +1,5 @@
 """Locks among processes: who makes one thing at a time. A lock ends with its process, however that ends."""
+import errno
 import fcntl
 import os
 import sys
@@ -6,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}  # folders that cannot be written to
 told: set[Path] = set()  # folders of which it has been said that they have no locks
 
 
@@ -15,25 +17,32 @@ def locked(path: Path | str, wait: bool = True, making: str = "") -> Iterator[bo
 
     One that waits says so, where `making` names what the other process is making. The lock is a hidden file beside `path`. Where
     none are to be had, as on some network filesystems, one line on stderr says so and all goes on: what is written is whole
-    without them, but a thing may be made twice.
+    without them, but a thing may be made twice. A thing that is there, in a folder that cannot be written to, needs no lock.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = opened(path.with_name(f".{path.name}.lock"))
+    file = opened(path.with_name(f".{path.name}.lock"), needed=not path.exists())
+    if file is None:
+        yield True
+        return
     try:
         yield taken(file, path, wait, making)
     finally:
         os.close(file)
 
 
-def opened(path: Path) -> int:
-    """The file descriptor of a lock file, which may be another user's."""
+def opened(path: Path, needed: bool) -> int | None:
+    """The file descriptor of a lock file, which may be another user's; None for one that cannot be made and is not `needed`."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if not path.exists():
+    except OSError as error:
+        if error.errno not in CLOSED:
             raise
-        return os.open(path, os.O_RDONLY)
+        if path.exists():
+            return os.open(path, os.O_RDONLY)
+        if needed:
+            raise
+        return None
 
 
 def taken(file: int, path: Path, wait: bool, making: str) -> bool:

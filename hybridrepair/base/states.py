@@ -53,7 +53,7 @@ def forget(path: Path, settings: dict) -> None:
         try:
             if read_state(each).get("settings") == settings:
                 each.unlink(missing_ok=True)
-        except UserError:  # who goes on from it is told
+        except (UserError, OSError):  # who goes on from it is told; a folder may be closed to those who read
             continue
 
 

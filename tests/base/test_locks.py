@@ -79,17 +79,28 @@ def test_without_locks_all_goes_on_and_one_line_says_so(tmp_path, monkeypatch, c
     assert out == "" and err.count("\n") == 1 and f"{tmp_path} has no file locks ({os.strerror(code)})" in err
 
 
-def test_a_lock_of_another_user_is_taken_too(tmp_path, monkeypatch):
-    (tmp_path / ".model.t7.lock").touch()
+@pytest.fixture(params=[errno.EACCES, errno.EROFS])
+def closed(request, monkeypatch):
+    """No file can be written or made."""
     genuine = os.open
 
     def refuse(path, flags, mode=0o777):
         if flags & os.O_RDWR:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            raise OSError(request.param, os.strerror(request.param), str(path))
         return genuine(path, flags, mode)
 
     monkeypatch.setattr(locks.os, "open", refuse)
+
+
+def test_a_lock_of_another_user_is_taken_too(tmp_path, closed):
+    (tmp_path / ".model.t7.lock").touch()
     with locked(tmp_path / "model.t7") as held, locked(tmp_path / "model.t7", wait=False) as second:
         assert held and not second
-    with pytest.raises(PermissionError), locked(tmp_path / "other.t7"):
+
+
+def test_in_a_closed_folder_what_is_there_needs_no_lock_and_what_is_not_cannot_be_made(tmp_path, closed):
+    (tmp_path / "model.t7").touch()
+    with locked(tmp_path / "model.t7") as held, locked(tmp_path / "model.t7", wait=False) as second:
+        assert held and second
+    with pytest.raises(OSError, match="other.t7.lock"), locked(tmp_path / "other.t7"):
         pass
