@@ -25,30 +25,35 @@ def file_of(name: str) -> Path:
     return path
 
 
-def imported(code: bytes) -> Iterator[str]:
-    """The names of modules that code may import, those of what it imports from them among them; none where it is no Python."""
+def imported(code: bytes) -> Iterator[tuple[int, str]]:
+    """The modules that code may import, those among what it imports from them too: dots before the name, and the name.
+
+    None where it is no Python.
+    """
     try:
         nodes = [*ast.walk(ast.parse(code))]
     except (SyntaxError, ValueError):  # told where it is run
         return
     for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{each.name}" for each in node.names)
+            yield from ((0, each.name) for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.level, ".".join(filter(None, (node.module, each.name)))) for each in node.names)
 
 
 def code_of(name: str) -> bytes:
-    """The content of the file in FILE.py:FUNCTION and of the files beside it that it imports. UserError if it is missing."""
+    """The content of the file in FILE.py:FUNCTION and of the files beside it and below that it imports. UserError if it is missing."""
     first = file_of(name)
     found, wanted = {}, [first]
     while wanted:
         path = wanted.pop()
         if path not in found and path.is_file():
             found[path] = path.read_bytes()
-            for module in imported(found[path]):
-                for place in accumulate(module.split("."), Path.joinpath, initial=first.parent):
-                    wanted += [place.with_suffix(".py"), place / "__init__.py"] if place != first.parent else []
+            for dots, module in imported(found[path]):
+                top = first.parent if not dots else Path(*path.parts[:-dots])
+                for place in accumulate(module.split("."), Path.joinpath, initial=top):
+                    wanted += [place.with_suffix(".py")] if place != top else []
+                    wanted += [place / "__init__.py"] if place != first.parent else []
     return b"".join([found.pop(first), *(found[path] for path in sorted(found))])
 
 

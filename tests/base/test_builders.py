@@ -17,15 +17,18 @@ def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_pat
 
 def test_the_code_is_that_of_the_file_and_of_all_that_it_imports_beside_it(tmp_path):
     files = {"mine.py": "import torch, blocks.deep\nfrom parts import head as h\n", "parts.py": "import mine\n",
-             "blocks/deep.py": "a\n", "blocks/__init__.py": "import more\n", "more.py": "b\n", "other.py": "import parts\n"}
+             "more.py": "b\n",
+             "blocks/deep.py": "from . import flat\nfrom .low.near import here\n", "blocks/__init__.py": "import more\n",
+             "blocks/flat.py": "c\n", "blocks/low/__init__.py": "d\n", "blocks/low/near.py": "from ..upper import e\n",
+             "blocks/upper.py": "e = 1\n", "flat.py": "not this one\n", "other.py": "import parts\n"}
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     before = code_of(f"{tmp_path}/mine.py:build")
     assert before.startswith(files["mine.py"].encode())
     for name in files:
         (tmp_path / name).write_text(files[name] + "# changed\n")
-        assert (code_of(f"{tmp_path}/mine.py:build") != before) == (name != "other.py"), name
+        assert (code_of(f"{tmp_path}/mine.py:build") != before) == (name not in ("other.py", "flat.py")), name
         (tmp_path / name).write_text(files[name])
     (tmp_path / "mine.py").write_text("def build(:")
     assert code_of(f"{tmp_path}/mine.py:build") == b"def build(:"  # told where it is run
