@@ -8,6 +8,7 @@ import pytest
 
 from conftest import Slow, arrays, image_folder, names_in, refusal, twice_at_once
 from hybridrepair.images import data, folders
+from hybridrepair.images.registry import DATASETS
 
 SPLIT = {"train": [0, 4], "val": [4, 6], "T2": [6, 8], "pool": [8, None]}
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -237,13 +238,26 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     assert not names_in(tmp_path / "digits")
 
 
-def test_the_digest_of_a_dataset_whose_parts_are_all_of_it_is_that_of_earlier_versions(tmp_path):
-    images = arrays(tmp_path / "mine", description={"split": SPLIT, "mean": [.5] * 3, "std": [.25] * 3})
+def test_the_digest_of_a_registered_dataset_with_its_usual_parts_is_that_of_earlier_versions(tmp_path):
+    images = arrays(tmp_path / "digits", 960, description={"classes": ["0", "1"], "mean": [.5] * 3, "std": [.25] * 3})
     whole = repr((["0", "1"], [.5, .5, .5, .25, .25, .25])).encode()
-    for part in (range(6, 8), range(8, 12), range(4), range(4, 6)):  # T2, pool, train, val
+    for part in (range(550, 950), range(950, 960), range(400), range(400, 550)):  # T2, pool, train, val
         whole += np.array(part, np.int64).tobytes()
-    whole += (np.arange(12) % 2).tobytes() + images.tobytes()
-    assert data.load("mine", tmp_path).digest == sha256(whole).hexdigest()[:16]
+    whole += (np.arange(960) % 2).tobytes() + images.tobytes()
+    assert data.load("digits", tmp_path).digest == sha256(whole).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name, count, split", [("mine", 12, SPLIT), ("digits", 960, DATASETS["digits"].split)])
+def test_a_digest_changes_where_an_image_goes_to_the_next_part(tmp_path, name, count, split):
+    told = {"split": split, "mean": [.5] * 3, "std": [.25] * 3}
+    arrays(tmp_path / name, count, description=told)
+    found = {data.load(name, tmp_path).digest}
+    for one, other in (("train", "val"), ("val", "T2"), ("T2", "pool")):
+        (begin, middle), end = split[one], split[other][1]
+        (tmp_path / name / "dataset.json").write_text(json.dumps(told | {"split": split | {
+            one: [begin, middle - 1], other: [middle - 1, end]}}))
+        found.add(data.load(name, tmp_path).digest)
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("place, changes", [(0, False), (1, True), (5, False), (11, True)])
