@@ -39,7 +39,7 @@ def main(args) -> None:
             print(f"done already, in {results.results}: {results.folder.name}")
             if not results.model.exists():
                 print(f"its model {results.model} is not there any more; --force makes it again")
-            print(output.headline(*(float(done[name]) if done[name] else None for name in ("acc_before", "acc_after")), task.judged_on))
+            print(results.headline_of(done, task.judged_on))
         elif not ours:
             print(f"another process is at it, skipped: {results.folder.name}")
         else:

@@ -26,7 +26,7 @@ import repair
 import selection
 import tables
 import train_classifier
-from conftest import write_small
+from conftest import refusal, write_small
 from hybridrepair.annotation.oracle import budget_of
 from hybridrepair.base import checkpoint, errors, provenance
 from hybridrepair.base.rows import read_rows, write_rows
@@ -234,6 +234,18 @@ def test_a_run_is_found_by_its_folder_and_enters_its_row_again(field, capsys):
     out = capsys.readouterr().out.splitlines()
     assert "done already" in out[-3] and "MobileNet_0_b_repaired.t7 is not there any more; --force makes it again" in out[-2]
     assert out[-1] == last and rows() == first
+
+
+@pytest.mark.parametrize("change", [lambda row: row | {"acc_after": "80,38"},
+                                    lambda row: {name: text for name, text in row.items() if name != "acc_before"}])
+def test_a_run_of_the_table_alone_without_its_numbers_is_refused(field, capsys, change):
+    run("--solution", "random")
+    (row,) = rows()
+    (folder_of(row) / "run.json").unlink()
+    changed = change(row)
+    write_rows(Path("save/small_MobileNet/results.csv"), list(changed), [changed])
+    message = refusal(run, "--solution", "random")
+    assert "results.csv tells no accuracy" in message and row["run"] in message and "--force" in message
 
 
 def test_a_record_says_where_the_result_comes_from(field, monkeypatch):

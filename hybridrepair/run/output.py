@@ -16,7 +16,7 @@ import torch
 from hybridrepair.annotation import spreadsheet
 from hybridrepair.annotation.spreadsheet import protected
 from hybridrepair.base import provenance
-from hybridrepair.base.errors import reason_of
+from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
@@ -57,6 +57,15 @@ class Run:
     def find(self) -> table.Row | None:
         """The row of this run where it is finished: as its folder has it, else results.csv; None where neither has it."""
         return table.find(self.folder, self.identity)
+
+    def headline_of(self, row: table.Row, part: str) -> str:
+        """The headline of this run once it is finished, from its row. UserError where a spreadsheet has left no numbers in it."""
+        try:
+            before, after = (float(row[name]) if row[name] else None for name in ("acc_before", "acc_after"))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{self.results} tells no accuracy of {self.folder.name} that is a number ({reason_of(error)}); correct "
+                            "it, or do the run again by --force") from error
+        return headline(before, after, part)
 
     def enter(self) -> None:
         """See to it that results.csv has the row of this run; where that fails, a line says so, since the folder has it."""
