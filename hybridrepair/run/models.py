@@ -73,7 +73,8 @@ class Models:
             return self.raw
         model, settings = self._loaded(), self.of_baseline
         kept = checkpoint.beside(baseline.path_of(self.path, settings), save_path_of(self.args))
-        baseline.tune(model, kept, self.normalise, self.train, self.baseline_recipe, settings, self.accuracy_of)
+        baseline.tune(model, kept, self.normalise, self.train, self.baseline_recipe, settings, self.accuracy_of,
+                      self.args.save_every)
         return model
 
     @property

@@ -11,8 +11,6 @@ from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
 from hybridrepair.training.finetune import Labelled, Recipe, finetune, remedy_of
 
-SAVE_EVERY = 120  # seconds between states within an epoch
-
 
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
     """What makes a baseline: `weights` is the digest of the model under repair."""
@@ -27,8 +25,11 @@ def path_of(model: Path, settings: dict) -> Path:
 
 
 def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, recipe: Recipe, settings: dict,
-         accuracy_of: Callable[[nn.Module], float | None]) -> None:
-    """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept."""
+         accuracy_of: Callable[[nn.Module], float | None], every: float) -> None:
+    """Make `model`, the model under repair, its baseline: read from `path` where these settings made it, else trained and kept.
+
+    `every` so many seconds the state is written within an epoch.
+    """
     state = path.with_suffix(".partial.t7")
     if read(model, path, settings):  # without a lock: a folder that cannot be written to is read
         states.forget(state, settings)
@@ -36,7 +37,7 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
     with locks.locked(path, making=str(path)):
         if read(model, path, settings):  # made while this one waited
             return
-        kept = states.Kept(state, settings, SAVE_EVERY, force=True)  # damaged states are of no use
+        kept = states.Kept(state, settings, every, force=True)  # damaged states are of no use
         train_on(model, normalise, train, recipe, kept)
         with blamed("fine-tuned on its own train set, ", remedy_of(recipe)):
             acc = accuracy_of(model)

@@ -22,13 +22,21 @@ def test_a_baseline_is_made_once_by_two_processes_and_both_have_it(tmp_path, mon
         model = nn.Linear(2, 2)
         nn.init.zeros_(model.weight)
         images = Labelled(torch.zeros(0), torch.zeros(0))
-        baseline.tune(model, path, None, images, Recipe(1), settings, lambda model: 50.0)
+        baseline.tune(model, path, None, images, Recipe(1), settings, lambda model: 50.0, 120)
         assert model.weight.sum() == 4
 
     twice_at_once(tune)
     assert making.calls == 1 and checkpoint.load(path)["net"]["weight"].sum() == 4
     tune()
     assert making.calls == 1
+
+
+def test_the_state_is_written_as_often_as_is_asked_for(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(baseline, "train_on", lambda *args: told.append(args[-1].every))
+    images = Labelled(torch.zeros(0), torch.zeros(0))
+    baseline.tune(nn.Linear(2, 2), tmp_path / "model.t7", None, images, Recipe(1), {}, lambda model: 50.0, 7)
+    assert told == [7]
 
 
 @pytest.mark.parametrize("found", [{"weights": "bb"}, None])
