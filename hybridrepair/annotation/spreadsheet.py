@@ -6,8 +6,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.rows import SEPARATORS
 
-SEPARATORS = ",;\t"
 # what a spreadsheet would compute, some also by signs of full width; '* : our own sign, so that it can be told from the text's
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 KEPT = re.compile(r"0|[1-9]\d{0,14}")  # numbers that a spreadsheet writes as it read them
