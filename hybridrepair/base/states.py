@@ -1,15 +1,11 @@
 """States of trainings, from which the same command goes on: the newest and the one before it, each proof against damage."""
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hybridrepair.base import checkpoint, interruption
+from hybridrepair.base import checkpoint, interruption, seals
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
-
-SEAL = b"\nhybridrepair state 1, SHA-256 "  # ends the file of a state, with the hex digits of all before it
-CHUNK = 2 ** 20  # bytes of a file that are read together
 
 
 def states_of(path: Path) -> tuple[Path, Path]:
@@ -17,23 +13,10 @@ def states_of(path: Path) -> tuple[Path, Path]:
     return path, path.with_name(f"{path.name}.before")
 
 
-def seal_of(path: Path, size: int) -> bytes:
-    """What ends the file of a state: the seal of its first `size` bytes."""
-    made = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(min(CHUNK, size)):
-            made.update(part)
-            size -= len(part)
-    return SEAL + made.hexdigest().encode()
-
-
 def read_state(path: Path) -> dict:
     """The content of a state. UserError if the file is not, to the last bit, what was written."""
     try:
-        size = path.stat().st_size - len(SEAL) - 64
-        with open(path, "rb") as file:
-            file.seek(max(size, 0))
-            whole = size > 0 and file.read() == seal_of(path, size)
+        whole = seals.is_sealed(path)
     except OSError:  # of a damaged disk
         whole = False
     if not whole:
@@ -95,9 +78,7 @@ class Kept:
         newest, before = states_of(self.path)
         with atomic(newest, before if self.sound else None) as temporary:
             checkpoint.write(temporary, {"settings": self.settings, **state()})
-            seal = seal_of(temporary, temporary.stat().st_size)
-            with open(temporary, "ab") as file:
-                file.write(seal)
+            seals.seal(temporary)
         self.sound = True
         self.written = time.perf_counter()
 

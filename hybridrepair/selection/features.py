@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, seals
 from hybridrepair.base.device import images_at_once
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
@@ -17,6 +17,8 @@ from hybridrepair.selection.extractor import Extractor
 def kept(cache: Path, n: int) -> np.ndarray | None:
     """The features float32 [n, D] in `cache`; None where it is missing or damaged."""
     try:
+        if not seals.is_sealed(cache):
+            return None
         features = np.load(cache)
         whole = features.dtype == np.float32 and len(features) == n
         return features if whole and np.allclose(np.einsum("ij,ij->i", features, features), 1, atol=2e-3) else None
@@ -27,8 +29,10 @@ def kept(cache: Path, n: int) -> np.ndarray | None:
 def keep(cache: Path, features: np.ndarray) -> None:
     """Write features to `cache`, or say why that is not possible: they are then computed again the next time."""
     try:
-        with checkpoint.atomic(cache) as temporary, open(temporary, "wb") as file:
-            np.save(file, features)
+        with checkpoint.atomic(cache) as temporary:
+            with open(temporary, "wb") as file:
+                np.save(file, features)
+            seals.seal(temporary)
     except OSError as error:
         print(f"features are not kept for the next time: {cache} cannot be written ({error.strerror or error})", flush=True)
 

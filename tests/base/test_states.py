@@ -8,13 +8,14 @@ import torch
 from conftest import refusal
 from hybridrepair.base import states
 from hybridrepair.base.errors import UserError
-from hybridrepair.base.states import SEAL, Kept, read_state, states_of
+from hybridrepair.base.seals import MARK
+from hybridrepair.base.states import Kept, read_state, states_of
 
 SETTINGS = {"seed": 10, "data": "0f", "lr": 0.1}
 DAMAGES = {
     "truncated": lambda content: content[:len(content) // 2], "cut at its end": lambda content: content[:-1],
     "empty": lambda content: b"", "longer": lambda content: content + b"\0", "of zeros": lambda content: bytes(len(content)),
-    "without its seal": lambda content: content[:content.rindex(SEAL)], "a bit flipped": lambda content: flipped(content, 12345)}
+    "without its seal": lambda content: content[:content.rindex(MARK)], "a bit flipped": lambda content: flipped(content, 12345)}
 
 
 def flipped(content: bytes, bit: int) -> bytes:
