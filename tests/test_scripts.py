@@ -35,6 +35,14 @@ def sh(clone: Path, script: str, *flags: str, **variables: str) -> subprocess.Co
     return subprocess.run(["sh", script, *flags], cwd=clone, env=inherited | settings, capture_output=True, text=True)
 
 
+def trained(clone: Path) -> Path:
+    """The folder of models, in which Model A is the only one of MobileNet: tests may run in any order, and share the folder."""
+    assert not sh(clone, "train.sh", "--if_missing", MODEL_NOS="0").returncode
+    folder = clone / "check_point/small/ckpt_bias"
+    (folder / "MobileNet_2_b.t7").unlink(missing_ok=True)
+    return folder
+
+
 def rows(clone: Path, model: str = "MobileNet") -> list[dict[str, str]]:
     with open(clone / f"save/small_{model}/results.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -52,7 +60,8 @@ def test_repair_trains_what_is_missing_and_ends_with_the_headline_and_the_second
 
 
 @pytest.mark.long
-def test_two_grids_started_together_on_a_missing_model_train_and_repair_it_once(clone):
+def test_two_grids_started_together_on_a_missing_model_train_and_repair_it_once(clone, tmp_path):
+    clone = shutil.copytree(clone, tmp_path / "clone", ignore=shutil.ignore_patterns("check_point", "save"))
     command = f"MODEL=resnet18 RANDOM_SEED='10 20' DATASET=small FE=model2test epoch=2 epochs=1 PYTHON={clone}/python sh repair.sh"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, shell=True, cwd=clone, **pipes) for _ in range(2)]
@@ -85,12 +94,12 @@ def test_a_flag_that_a_variable_is_for_is_refused_before_anything_is_trained(clo
 
 
 def test_a_model_in_the_published_folder_is_not_trained_again(clone):
-    folder = clone / "checkpoint/small/ckpt_bias"
+    ours, folder = trained(clone), clone / "checkpoint/small/ckpt_bias"
     folder.mkdir(parents=True)
-    shutil.copy(clone / "check_point/small/ckpt_bias/MobileNet_0_b.t7", folder / "MobileNet_2_b.t7")
+    shutil.copy(ours / "MobileNet_0_b.t7", folder / "MobileNet_2_b.t7")
     done = sh(clone, "baseline.sh", MODEL_NO="2", SOLUTION="random", p_budget="5")
     assert done.returncode == 0, done.stderr
-    assert not (clone / "check_point/small/ckpt_bias/MobileNet_2_b.t7").exists() and "val acc" not in done.stdout
+    assert not (ours / "MobileNet_2_b.t7").exists() and "val acc" not in done.stdout
     shutil.rmtree(clone / "checkpoint")
 
 
@@ -107,12 +116,13 @@ def test_what_the_scripts_say_of_digits_is_what_the_registry_holds():
 
 
 def test_a_model_that_is_named_by_a_flag_is_not_trained_first(clone):
+    ours = trained(clone)
     (clone / "given").mkdir(exist_ok=True)
-    shutil.copy(clone / "check_point/small/ckpt_bias/MobileNet_0_b.t7", clone / "given/MobileNet_2_b.t7")
+    shutil.copy(ours / "MobileNet_0_b.t7", clone / "given/MobileNet_2_b.t7")
     done = sh(clone, "repair.sh", "--model2test_path", "given", "--save_path", "save/given", MODEL_NO="2", SOLUTION="random",
               p_budget="5")
     assert done.returncode == 0, done.stderr
-    assert not (clone / "check_point/small/ckpt_bias/MobileNet_2_b.t7").exists() and "val acc" not in done.stdout
+    assert not (ours / "MobileNet_2_b.t7").exists() and "val acc" not in done.stdout
 
 
 def test_defaults_are_the_published_ones(clone):
