@@ -19,6 +19,16 @@ stop() {
     exit 0
 }
 
+asked= running=
+end() { # with a status, after the cell that runs: timeout gives it a group that Ctrl-C does not reach, and in the background it ignores INT
+    asked=$1
+    [ -n "$running" ] || exit "$asked"
+    kill -s TERM "$running" || :
+}
+trap 'end 129' HUP
+trap 'end 130' INT
+trap 'end 143' TERM
+
 cell() { # dataset:number, solution, seed; flags
     dataset=${1%:*} number=${1#*:} solution=$2 seed=$3 status=0
     shift 3
@@ -26,11 +36,15 @@ cell() { # dataset:number, solution, seed; flags
     [ "$left" -gt 0 ] || stop
     script=baseline.sh features=model2test
     [ "$solution" != hybrid ] || script=repair.sh features=$FE
-    # a training and a repair, under one limit
+    # a training and a repair, under one limit; the trap lets the shell wait for the training, which saves its state
     DATASET=$dataset SOLUTION=$solution FE=$features timeout --kill-after=300 "$left" sh -c '
-        set -e; number=$1 seed=$2 script=$3; shift 3
+        set -e; trap "exit 143" TERM; number=$1 seed=$2 script=$3; shift 3
         MODEL_NOS=$number sh train.sh --if_missing "$@"
-        MODEL_NO=$number RANDOM_SEED=$seed exec sh "$script" "$@"' - "$number" "$seed" "$script" "$@" || status=$?
+        MODEL_NO=$number RANDOM_SEED=$seed exec sh "$script" "$@"' - "$number" "$seed" "$script" "$@" &
+    running=$!
+    while wait "$running" || status=$?; [ -n "$asked" ] && kill -0 "$running" 2>/dev/null; do status=0; done  # a signal ends a wait
+    running=
+    [ -z "$asked" ] || exit "$asked"
     [ "$status" != 124 ] || stop
     [ "$status" = 0 ] || exit "$status"
     mkdir -p "results/$dataset"

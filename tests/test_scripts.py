@@ -2,7 +2,9 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,30 @@ case "$*" in *--check*) ;; *{first}*) kill -{name} 0 ;; esac
                           env=os.environ | variables)
     calls = (tmp_path / "calls").read_text().split()
     assert done.returncode == status and calls[-2:] == [first, "ended"] and calls.count(first) == 1, (calls, done.stderr)
+
+
+@pytest.mark.parametrize("name, status", [("INT", 130), ("TERM", 143), ("HUP", 129)])
+@pytest.mark.parametrize("first", ["train_classifier.py", "repair.py"])
+def test_a_signal_to_the_table_of_results_reaches_the_cell_that_runs_and_waits_for_its_state(tmp_path, first, name, status):
+    (tmp_path / "results").mkdir()
+    for file in ("baseline.sh", "repair.sh", "train.sh", "grid.sh", "setup.sh", "results/grid.sh"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    python = tmp_path / "python"  # which notes its calls, and takes long in the first that is no check
+    python.write_text(f"""#!/bin/sh
+trap 'sleep 0.5; echo ended >> calls; exit 143' TERM
+echo "$1" >> calls
+case "$*" in *--check*) ;; *{first}*) echo long >> calls; i=0; while [ $i -lt 300 ]; do i=$((i + 1)); sleep 0.1; done ;; esac
+""")
+    python.chmod(0o755)
+    variables = {"PYTHON": str(python), "PARTS": "small:0", "FE": "model2test"}
+    grid = subprocess.Popen(["sh", "results/grid.sh"], cwd=tmp_path, start_new_session=True, env=os.environ | variables,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    calls = tmp_path / "calls"
+    while grid.poll() is None and not (calls.exists() and "long" in calls.read_text()):
+        time.sleep(0.05)
+    os.killpg(grid.pid, signal.Signals[f"SIG{name}"])
+    assert grid.wait(timeout=20) == status
+    assert calls.read_text().split()[-3:] == [first, "long", "ended"]
 
 
 @pytest.mark.parametrize("tao, settings", [("0.2", "tao=0.2"), ("auto", "auto_tao=1"), ("avg", "avg_tao=1")])
