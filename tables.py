@@ -24,9 +24,11 @@ from hybridrepair.run.table import rebuild
 
 def parse_args(argv: list[str] | None = None):
     parser = Parser(__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, default=[Path("save")], help="results.csv, or folders with some")
+    parser.add_argument("paths", nargs="*", type=Path, default=[Path("save")], help="results.csv, or folders with some "
+                        "(default: save)")
     parser.add_argument("--rows", nargs="+", choices=["solution", *FACETS], default=["solution"],
-                        help="what makes blocks of rows, first of all; within them, each solution has its row")
+                        help="what makes blocks of rows, first of all; within them, each solution has its row (default: "
+                        "solution)")
     parser.add_argument("--columns", nargs="+", choices=FACETS, help="what makes columns (default: the last that differs "
                         "of dataset, model, model_number, weights of the model under repair, p_budget)")
     parser.add_argument("--metric", choices=METRICS, default="acc_after", help="what is averaged")

@@ -20,7 +20,11 @@ from mymodels.sources import FORMS
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the line breaks of the description, and adds defaults to the help texts."""
+    """Keeps the line breaks of the description, and adds defaults to the help texts that do not say them."""
+
+    def _get_help_string(self, action):
+        said = action.default in (None, []) or "(default: " in (action.help or "")
+        return action.help if said else super()._get_help_string(action)
 
 
 def call_of(name: str) -> str:

@@ -1,5 +1,6 @@
 """flags.py: numbers within their range, mistakes in one sentence, and a device that works."""
 import argparse
+import re
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 import pretrain_moco
 import repair
 import selection
+import tables
 import train_classifier
 from hybridrepair.base.device import device_of
 from hybridrepair.run.flags import SEED, Parser, add_machine, number
@@ -96,3 +98,11 @@ def test_the_default_device_is_one_that_works():
 def test_a_whole_number_too_long_for_a_float_is_out_of_range():
     with pytest.raises(argparse.ArgumentTypeError, match="out of range"):
         number(int, 0)("9" * 400)
+
+
+@pytest.mark.parametrize("entry", [train_classifier, pretrain_moco, selection, repair, tables])
+def test_help_says_each_default_once_as_a_user_would_write_it(entry, capsys):
+    with pytest.raises(SystemExit):
+        entry.parse_args(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "(default: " in told and not re.search(r"\(default: (None|\[)|Path\(|\(default: [^()]*\) \(default: ", told)
