@@ -1,4 +1,5 @@
 """What all tests share: a seed, the values recorded from the published code, small data."""
+import csv
 import json
 import multiprocessing
 import os
@@ -144,6 +145,14 @@ def field_of(folder: Path, n: int, classes: tuple[str, ...] = ("cat", "dog", "ow
         Image.fromarray(image).save(folder / name)
     return Dataset("field", len(classes), [*classes], (.5,) * 3, (.5,) * 3, images, np.full(n, UNKNOWN), {"pool": np.arange(n)},
                    folder, names)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none where it does not exist."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def refusal(function, *args, **more) -> str:

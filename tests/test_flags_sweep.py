@@ -22,8 +22,9 @@ import repair
 import selection
 import tables
 import train_classifier
+from conftest import read_rows
 from hybridrepair.base import checkpoint, errors
-from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base.rows import write_rows
 from hybridrepair.run.flags import Parser
 from mymodels.moco import ARCHITECTURES
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image, ImageFont
 
 import tables
-from conftest import arrays, field_of, refusal
+from conftest import arrays, field_of, read_rows, refusal
 from hybridrepair.annotation import contact_sheet, label_studio, questions, sorted_images, spreadsheet
 from hybridrepair.annotation.manifest import Manifest, Origin, manifest_of
 from hybridrepair.annotation.oracle import answered, labels_of
 from hybridrepair.annotation.spreadsheet import protected
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
-from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base.rows import write_rows
 from hybridrepair.images import data
 from hybridrepair.report import charts, evidence, page, plots
 from hybridrepair.run import output

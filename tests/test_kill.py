@@ -27,10 +27,10 @@ import pretrain_moco
 import repair
 import selection
 import train_classifier
+from conftest import read_rows
 from hybridrepair.annotation import questions
 from hybridrepair.base import errors, files
 from hybridrepair.base.files import is_temporary
-from hybridrepair.base.rows import read_rows
 from hybridrepair.run import output
 from hybridrepair.run.repair import Training
 from hybridrepair.selection import pool

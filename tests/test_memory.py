@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import CALL, write_tiny
-from hybridrepair.base.rows import read_rows
+from conftest import CALL, read_rows, write_tiny
 
 ROOT = Path(__file__).parents[1]
 GB = 10 ** 9

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import repair
-from conftest import CALL, refusal, write_pool, write_tiny
+from conftest import CALL, read_rows, refusal, write_pool, write_tiny
 from hybridrepair.annotation.oracle import Oracle
 from hybridrepair.base import checkpoint
-from hybridrepair.base.rows import read_rows
 from hybridrepair.selection.strategies import SOLUTIONS
 
 NOISE = np.random.default_rng(1).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)

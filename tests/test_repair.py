@@ -26,10 +26,10 @@ import repair
 import selection
 import tables
 import train_classifier
-from conftest import refusal, write_small
+from conftest import read_rows, refusal, write_small
 from hybridrepair.annotation.oracle import budget_of
 from hybridrepair.base import checkpoint, errors, provenance
-from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base.rows import write_rows
 from hybridrepair.base.states import states_of
 from hybridrepair.base.text import text_of
 from hybridrepair.images import data

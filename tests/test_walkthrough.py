@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
-from hybridrepair.base.rows import read_rows
+from conftest import read_rows
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["big three", "one", "two", "zero"]  # in the order of the model's outputs, which is that of the folders' names

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybridrepair.base import checkpoint
-from hybridrepair.base.errors import UserError
 
 SEPARATORS = ",;\t"  # that spreadsheets write, by language
 MARKS = b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"  # of UTF-8, and of UTF-16 in both orders
@@ -19,18 +18,6 @@ class Rows(NamedTuple):
     rows: list[dict[str, str]]  # those that have as many cells as there are columns
     ours: bool  # whether the file is as `write_rows` makes it
     fault: str  # why they may not be all that the file holds, or not exactly, to stand after its name; "" where they are
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none where it does not exist. UserError for one that has a column twice."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have added a byte-order mark
-        rows = csv.DictReader(file)
-        twice = [name for name, n in Counter(rows.fieldnames or ()).items() if name and n > 1]
-        if twice:
-            raise UserError(f"{path} has the column {twice[0]} twice; keep one")
-        return list(rows)
 
 
 def rows_in(content: bytes) -> Rows:

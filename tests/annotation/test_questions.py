@@ -13,10 +13,9 @@ from sklearn.datasets import load_digits
 
 import repair
 import selection
-from conftest import refusal
+from conftest import read_rows, refusal
 from hybridrepair.annotation import label_studio, questions, sorted_images
 from hybridrepair.annotation.manifest import Manifest, manifest_of
-from hybridrepair.base.rows import read_rows
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.identity import digest_of, id_of
 from hybridrepair.run.repair import answerable

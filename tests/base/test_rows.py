@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from hybridrepair.base.rows import read_rows, rows_in, write_rows
+from conftest import read_rows
+from hybridrepair.base.rows import rows_in, write_rows
 from hybridrepair.base.text import text_of
 
 ROWS = [{"a": "1,5", "b": 'say "no"; no'}, {"a": "two\nlines", "b": "größer"}]

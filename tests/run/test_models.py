@@ -9,9 +9,8 @@ from torch import nn
 from torchvision import models
 
 import repair
-from conftest import write_small
+from conftest import read_rows, write_small
 from hybridrepair.base import errors
-from hybridrepair.base.rows import read_rows
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import load
 

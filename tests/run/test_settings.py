@@ -10,10 +10,10 @@ from PIL import Image
 
 import repair
 import selection
-from conftest import CALL, TINY, write_tiny
+from conftest import CALL, TINY, read_rows, write_tiny
 from hybridrepair.annotation.questions import QUESTIONS
 from hybridrepair.base import checkpoint, version
-from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base.rows import write_rows
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.output import Run
 from hybridrepair.run.scenario import Scenario

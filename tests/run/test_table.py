@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import pytest
 
 import tables
-from conftest import names_in, refusal
+from conftest import names_in, read_rows, refusal
 from hybridrepair.base import locks
 from hybridrepair.base.files import write_json
-from hybridrepair.base.rows import read_rows, write_rows
+from hybridrepair.base.rows import write_rows
 from hybridrepair.run import table
 from hybridrepair.run.output import Run
 
