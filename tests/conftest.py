@@ -26,9 +26,10 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 
-# a shell starts what runs in its background with SIGINT ignored, as processes of the tests would then have it too
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# a shell starts what runs in its background with SIGINT ignored, and nohup with SIGHUP: processes of the tests would have it too
+for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, usual)
 
 
 def pytest_addoption(parser):

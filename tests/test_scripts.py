@@ -175,13 +175,12 @@ case "$*" in *--check*) ;; *{first}*) echo long >> calls; i=0; while [ $i -lt 30
 """)
     python.chmod(0o755)
     variables = {"PYTHON": str(python), "PARTS": "small:0", "FE": "model2test"}
-    grid = subprocess.Popen(["sh", "results/grid.sh"], cwd=tmp_path, start_new_session=True, env=os.environ | variables,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     calls = tmp_path / "calls"
-    while grid.poll() is None and not (calls.exists() and "long" in calls.read_text()):
-        time.sleep(0.05)
-    os.killpg(grid.pid, signal.Signals[f"SIG{name}"])
-    assert grid.wait(timeout=20) == status
+    with subprocess.Popen(["sh", "results/grid.sh"], cwd=tmp_path, start_new_session=True, env=os.environ | variables) as grid:
+        while grid.poll() is None and not (calls.exists() and "long" in calls.read_text()):
+            time.sleep(0.05)
+        os.killpg(grid.pid, signal.Signals[f"SIG{name}"])
+        assert grid.wait(timeout=60) == status
     assert calls.read_text().split()[-3:] == [first, "long", "ended"]
 
 
