@@ -49,6 +49,7 @@ def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normal
     begun = 0 if done is None else len(done)
     if done is not None:
         losses[:begun] = done
+    total, fine = losses.sum(), torch.tensor(begun, device=images.device)
     for step, batch in enumerate(progress(batches, f"epoch {epoch + 1}")):
         if step < begun:
             continue
@@ -60,9 +61,10 @@ def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normal
         with placed(f"step {step + 1}: "):
             descend(optimizer)
         losses[step] = loss.detach()
-        so_far = losses[:step + 1]
-        look(step + 1, steps, so_far.sum(), so_far.cumsum(0).isfinite().sum(), "", untrained=epoch == 0)
-        after(so_far)
+        total += loss.detach()
+        fine += total.isfinite()
+        look(step + 1, steps, total, fine, "", untrained=epoch == 0)
+        after(losses[:step + 1])
     return losses.mean().item(), sum(map(len, batches))
 
 
