@@ -2,7 +2,6 @@
 import copy
 import json
 import math
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conftest import refusal
+from conftest import Counted, refusal
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
-from hybridrepair.base.interruption import SIGNALS, Interruption, handled
+from hybridrepair.base.interruption import Interruption, handled
 from hybridrepair.images.augment import Normalise
 from hybridrepair.training import classifier, finetune
 from hybridrepair.training.classifier import train
@@ -66,39 +65,26 @@ def test_a_model_that_is_frozen_altogether_is_told(tmp_path):
 
 
 def test_a_signal_at_any_time_keeps_what_is_done_and_model_and_log_are_the_same(tmp_path, monkeypatch):
-    calls, last = [], 0
-
-    def counted(module, name: str) -> None:
-        genuine = getattr(module, name)
-
-        def call(*given, **more):
-            calls.append(name)
-            if len(calls) == last:
-                os.kill(os.getpid(), SIGNALS[last % 2])
-            return genuine(*given, **more)
-
-        monkeypatch.setattr(module, name, call)
-
     def log_of(path: Path) -> list[dict]:
         lines = path.with_suffix(".jsonl").read_text().splitlines()
         return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
 
     start = Drawing()
-    counted(finetune, "smoothed_loss")
-    counted(classifier, "accuracy")
+    counted = Counted(monkeypatch, (finetune, "smoothed_loss"), (classifier, "accuracy"))
     monkeypatch.setattr(ARGS, "save_every", 3600)
     expected = trained(start, tmp_path / "whole.t7")
-    undisturbed = calls[:]
+    undisturbed = counted.calls[:]
     assert len(undisturbed) == 3 * 4 + 1  # three steps and a judgement in each of three epochs, and one in the end
     for moment in range(1, len(undisturbed)):
-        path, last = tmp_path / f"{moment}.t7", moment
-        calls.clear()
+        path, counted.last = tmp_path / f"{moment}.t7", moment
+        counted.calls.clear()
         with handled(), pytest.raises(Interruption):
             trained(start, path)
         assert path.with_suffix(".partial.t7").exists() and not path.exists()
-        last = 0
+        counted.last = 0
         torch.manual_seed(moment)
-        assert trained(start, path).linear.weight.equal(expected.linear.weight) and calls == undisturbed  # nothing is done twice
+        assert trained(start, path).linear.weight.equal(expected.linear.weight)
+        assert counted.calls == undisturbed  # nothing is done twice
         assert path.read_bytes() == (tmp_path / "whole.t7").read_bytes() and log_of(path) == log_of(tmp_path / "whole.t7")
 
 

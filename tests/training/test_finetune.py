@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conftest import refusal
+from conftest import Counted, refusal
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
-from hybridrepair.base.interruption import SIGNALS, Interruption, handled
+from hybridrepair.base.interruption import Interruption, handled
 from hybridrepair.base.states import Kept
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise
@@ -695,35 +695,21 @@ def test_a_state_is_not_written_where_the_loss_is_no_longer_finite(tmp_path, mon
 # --- interruptions
 
 def test_a_signal_at_any_time_of_the_passes_keeps_what_is_done_and_the_end_is_the_same(tmp_path, monkeypatch):
-    calls, last = [], 0
-
-    def counted(name: str) -> None:
-        genuine = getattr(module, name)
-
-        def call(*given, **more):
-            calls.append(name)
-            if len(calls) == last:
-                os.kill(os.getpid(), SIGNALS[last % 2])
-            return genuine(*given, **more)
-
-        monkeypatch.setattr(module, name, call)
-
     start = Drawing()
-    for name in ("smoothed_loss", "ssl_loss", "replay_of", "estimate_statistics"):
-        counted(name)
+    counted = Counted(monkeypatch, *((module, name) for name in ("smoothed_loss", "ssl_loss", "replay_of", "estimate_statistics")))
     expected = drawn_and_told(start)
-    undisturbed = calls[:]
+    undisturbed = counted.calls[:]
     numbers = {name: undisturbed.count(name) for name in undisturbed}
     assert numbers == {"replay_of": 4, "smoothed_loss": 5, "ssl_loss": 4, "estimate_statistics": 2}  # of two epochs
     for moment in (1, 3, *range(undisturbed.index("estimate_statistics") + 1, len(undisturbed) + 1)):  # and all of the second
-        path, last = tmp_path / f"{moment}.t7", moment
-        calls.clear()
+        path, counted.last = tmp_path / f"{moment}.t7", moment
+        counted.calls.clear()
         with handled(), pytest.raises(Interruption):
             drawn_and_told(start, Kept(path, {}, 3600))
-        last = 0
+        counted.last = 0
         torch.manual_seed(moment)
         weights, told = drawn_and_told(start, Kept(path, {}, 3600))
-        assert same(weights, expected[0]) and told == expected[1] and calls == undisturbed  # nothing is done twice
+        assert same(weights, expected[0]) and told == expected[1] and counted.calls == undisturbed  # nothing is done twice
 
 
 def drawn_and_told(start: nn.Module, kept: Kept | None = None) -> tuple[dict[str, Tensor], dict]:
