@@ -26,7 +26,7 @@ from hybridrepair.report import plots, tracking
 from hybridrepair.run.flags import ARCHITECTURES, Parser, add_data, add_machine, add_published, add_tracking, architecture, number
 from hybridrepair.run.settings import of_code, resolution, rounding
 from hybridrepair.training import classifier
-from hybridrepair.training.finetune import Labelled
+from hybridrepair.training.passes import Labelled
 from mymodels import create
 from mymodels.sources import file_name
 

@@ -21,7 +21,7 @@ from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.clustering import NOISE, regions
 from hybridrepair.selection.strategies import badge, coreset
 from hybridrepair.selection.uncertainty import unsmoothness
-from hybridrepair.training.finetune import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass
+from hybridrepair.training.passes import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass
 from mymodels import create
 from mymodels.depthwise import Depthwise
 

@@ -31,7 +31,7 @@ from hybridrepair.images.augment import Normalise  # noqa: E402
 from hybridrepair.run.flags import add_machine, number  # noqa: E402
 from hybridrepair.selection.clustering import regions  # noqa: E402
 from hybridrepair.selection.uncertainty import unsmoothness  # noqa: E402
-from hybridrepair.training.finetune import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass  # noqa: E402
+from hybridrepair.training.passes import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass  # noqa: E402
 from mymodels import create  # noqa: E402
 from run import RESULTS, machine  # noqa: E402
 

@@ -44,7 +44,7 @@ from hybridrepair.run.repair import perform
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.training import baseline
-from hybridrepair.training.finetune import Labelled
+from hybridrepair.training.passes import Labelled
 from mymodels.sources import featured, logits_of
 
 PARTS = ("train", "T2", "pool")

@@ -34,7 +34,7 @@ from hybridrepair.base.files import is_temporary
 from hybridrepair.run import output
 from hybridrepair.run.repair import Training
 from hybridrepair.selection import pool
-from hybridrepair.training import contrastive, finetune
+from hybridrepair.training import contrastive, passes
 from mymodels.moco import ARCHITECTURES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be forked")
@@ -147,15 +147,15 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
         "inside_a_state": [inside(STATE, 3)], "before_a_state": [before(STATE, 2)], "between_two_states": [after(f"{STATE}.before", 2)],
         "at_the_end_of_an_epoch": [after(STATE, 2)], "inside_the_selection": [inside("selected.csv")],
         "inside_the_row": [inside("results.csv")], "after_the_row": [after("results.csv")], "inside_the_model": [inside(
-            "tiny_build_1_b_repaired.t7")], "twice_in_an_epoch": [at(finetune, "ssl_step", 2), at(finetune, "ssl_step", 1)],
-        "in_the_baseline": [at(finetune, "smoothed_loss", 2)], "in_the_supervised_pass": [at(finetune, "smoothed_loss", 4)],
+            "tiny_build_1_b_repaired.t7")], "twice_in_an_epoch": [at(passes, "ssl_step", 2), at(passes, "ssl_step", 1)],
+        "in_the_baseline": [at(passes, "smoothed_loss", 2)], "in_the_supervised_pass": [at(passes, "smoothed_loss", 4)],
         "before_the_report": [before("report.html")]},
     "train_classifier": {
         "at_the_end_of_an_epoch": [after(MODEL_STATE)], "inside_a_state": [inside(MODEL_STATE, 2)],
         "before_a_state": [before(MODEL_STATE, 2)],
         "inside_the_log": [inside("tiny_build_1_seed3.jsonl", 2)], "after_the_log": [after("tiny_build_1_seed3.jsonl", 3)],
         "inside_the_model": [inside("tiny_build_1_b.t7")], "after_the_model": [after("tiny_build_1_b.t7")],
-        "twice_in_an_epoch": [at(finetune, "smoothed_loss", 6), at(finetune, "smoothed_loss", 2)]},
+        "twice_in_an_epoch": [at(passes, "smoothed_loss", 6), at(passes, "smoothed_loss", 2)]},
     "pretrain_moco": {
         "twice_in_an_epoch": [at(contrastive, "pair", 4), at(contrastive, "pair", 2)], "at_the_end_of_an_epoch": [after(MOCO_STATE)],
         "inside_a_state": [inside(MOCO_STATE, 2)], "before_a_state": [before(MOCO_STATE, 2)],
@@ -176,12 +176,12 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
 INT, TERM, NOTHING = signal.SIGINT, signal.SIGTERM, "there was nothing to be saved, give the same command again"
 SIGNALS: dict[str, tuple[str, Moment, int, str]] = {  # with the exit status, and the file that is said to be gone on from
     "before_a_state": ("repair", at(pool, "unsmoothness", 1, last=interrupt(INT)), 130, NOTHING),
-    "in_the_baseline": ("repair", at(finetune, "smoothed_loss", 2, last=interrupt(TERM)), 143, ".partial.t7"),
-    "in_an_ssl_step": ("repair", at(finetune, "ssl_step", 3, last=interrupt(INT)), 130, STATE),
-    "twice_in_an_ssl_step": ("repair", at(finetune, "ssl_step", 2, last=interrupt(INT, TERM)), 143, STATE),
+    "in_the_baseline": ("repair", at(passes, "smoothed_loss", 2, last=interrupt(TERM)), 143, ".partial.t7"),
+    "in_an_ssl_step": ("repair", at(passes, "ssl_step", 3, last=interrupt(INT)), 130, STATE),
+    "twice_in_an_ssl_step": ("repair", at(passes, "ssl_step", 2, last=interrupt(INT, TERM)), 143, STATE),
     "in_a_measurement": ("repair", at(Training, "measure", 1, last=interrupt(TERM)), 143, STATE),
     "after_the_last_epoch": ("repair", at(output, "write_selected", 1, last=interrupt(INT)), 130, STATE),
-    "in_a_training": ("train_classifier", at(finetune, "smoothed_loss", 6, last=interrupt(TERM)), 143, MODEL_STATE),
+    "in_a_training": ("train_classifier", at(passes, "smoothed_loss", 6, last=interrupt(TERM)), 143, MODEL_STATE),
     "in_the_features": ("pretrain_moco", at(contrastive, "pair", 3, last=interrupt(INT)), 130, MOCO_STATE),
     "in_the_selection": ("selection", at(os, "replace", 1, last=interrupt(TERM)), 143, NOTHING)}
 CHOSEN = [(name, moment) for name in MOMENTS for moment in MOMENTS[name]]

@@ -21,7 +21,7 @@ import hybridrepair.run.repair
 import hybridrepair.run.scenario
 import hybridrepair.selection.pool
 import hybridrepair.training.baseline
-import hybridrepair.training.finetune
+import hybridrepair.training.passes
 import repair
 import selection
 import tables
@@ -201,7 +201,7 @@ def test_a_run_that_ended_between_its_row_and_its_report_is_ended_by_the_same_co
     (row,) = rows()
     assert not (folder_of(row) / "report.html").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(hybridrepair.training.finetune, "smoothed_loss", lambda *args: pytest.fail("was trained again"))
+        patch.setattr(hybridrepair.training.passes, "smoothed_loss", lambda *args: pytest.fail("was trained again"))
         run("--solution", "random")
     whole = Path("whole") / row["run"]
     for name in ("selected.csv", "MobileNet_0_b_repaired.t7", "accuracy.png", "per_class.png", "predictions.npz"):
@@ -689,9 +689,9 @@ import repair
 from mymodels import mobilenet
 mobilenet.BLOCKS = {SHALLOW}
 from hybridrepair.run import output
-from hybridrepair.training import finetune
+from hybridrepair.training import passes
 name, last, calls = sys.argv.pop(1), int(sys.argv.pop(1)), []
-module = output if name == "write_selected" else finetune
+module = output if name == "write_selected" else passes
 genuine = getattr(module, name)
 def deadly(*args, **more):
     calls.append(1)

@@ -23,7 +23,7 @@ from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
 from hybridrepair.training import classifier
 from hybridrepair.training.classifier import learning_rate
-from hybridrepair.training.finetune import accuracy
+from hybridrepair.training.passes import accuracy
 from mymodels import create
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,8 @@ from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import SEED, key
 from hybridrepair.run.settings import of_code, of_parts, rounding, save_path_of
 from hybridrepair.training import baseline
-from hybridrepair.training.finetune import BATCH, Labelled, Recipe
+from hybridrepair.training.finetune import Recipe
+from hybridrepair.training.passes import BATCH, Labelled
 from mymodels import create
 from mymodels.sources import file_name
 

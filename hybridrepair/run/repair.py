@@ -24,7 +24,8 @@ from hybridrepair.run.scenario import BIASED, Scenario
 from hybridrepair.run.settings import annotates, semi_supervised
 from hybridrepair.selection.strategies import SOLUTIONS, Selection
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
-from hybridrepair.training.finetune import Labelled, Unlabelled, finetune, remedy_of
+from hybridrepair.training.finetune import finetune, remedy_of
+from hybridrepair.training.passes import Labelled, Unlabelled
 
 
 @dataclass

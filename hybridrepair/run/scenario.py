@@ -28,7 +28,7 @@ from hybridrepair.selection.extractor import extractor_of
 from hybridrepair.selection.pool import REMEDY, Pool
 from hybridrepair.selection.strategies import PUBLISHED_NAMES, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
-from hybridrepair.training.finetune import Labelled
+from hybridrepair.training.passes import Labelled
 from mymodels.sources import is_foreign
 
 BIASED = "biased_dataset"  # folder of the indices of what each model was trained and validated on

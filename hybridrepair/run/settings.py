@@ -9,7 +9,8 @@ from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
 from hybridrepair.selection.extractor import MODEL, Extractor
 from hybridrepair.selection.strategies import SOLUTIONS
-from hybridrepair.training.finetune import BATCH, STATISTICS_BATCH, STEP, micro_batch_of
+from hybridrepair.training.passes import BATCH, STEP, micro_batch_of
+from hybridrepair.training.statistics import STATISTICS_BATCH
 from mymodels.sources import file_name
 
 # flags that change what a clustering gives

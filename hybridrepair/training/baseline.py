@@ -9,7 +9,8 @@ from hybridrepair.base import checkpoint, locks, states
 from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
-from hybridrepair.training.finetune import Labelled, Recipe, finetune, remedy_of
+from hybridrepair.training.finetune import Recipe, finetune, remedy_of
+from hybridrepair.training.passes import Labelled
 
 
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:

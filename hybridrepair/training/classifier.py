@@ -14,7 +14,8 @@ from hybridrepair.base import checkpoint, interruption, states
 from hybridrepair.base.finiteness import blamed, require_weights, sum_of
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
-from hybridrepair.training.finetune import MOMENTUM, Labelled, accuracy, supervised_pass, trainable
+from hybridrepair.training.finetune import MOMENTUM, trainable
+from hybridrepair.training.passes import Labelled, accuracy, supervised_pass
 
 STEPS = (1 / 2, 3 / 4)  # of all epochs, after which the learning rate falls tenfold (100 and 150 of 200)
 WEIGHT_DECAY = 5e-4

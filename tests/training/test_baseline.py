@@ -6,7 +6,8 @@ from torch import nn
 from conftest import Slow, twice_at_once
 from hybridrepair.base import checkpoint
 from hybridrepair.training import baseline
-from hybridrepair.training.finetune import Labelled, Recipe
+from hybridrepair.training.finetune import Recipe
+from hybridrepair.training.passes import Labelled
 
 
 def add_one(model: nn.Linear, *args) -> None:

@@ -15,9 +15,9 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.interruption import Interruption, handled
 from hybridrepair.images.augment import Normalise
-from hybridrepair.training import classifier, finetune
+from hybridrepair.training import classifier, passes
 from hybridrepair.training.classifier import train
-from hybridrepair.training.finetune import Labelled
+from hybridrepair.training.passes import Labelled
 
 IMAGES = Labelled(torch.arange(40 * 8 * 8 * 3).mul(37).remainder(251).to(torch.uint8).view(40, 8, 8, 3), torch.arange(40) % 3)
 ARGS = SimpleNamespace(n_epochs=3, lr=0.1, batch_size=16, manualSeed=1, save_every=0, force=False)
@@ -70,7 +70,7 @@ def test_a_signal_at_any_time_keeps_what_is_done_and_model_and_log_are_the_same(
         return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
 
     start = Drawing()
-    counted = Counted(monkeypatch, (finetune, "smoothed_loss"), (classifier, "accuracy"))
+    counted = Counted(monkeypatch, (passes, "smoothed_loss"), (classifier, "accuracy"))
     monkeypatch.setattr(ARGS, "save_every", 3600)
     expected = trained(start, tmp_path / "whole.t7")
     undisturbed = counted.calls[:]
@@ -89,7 +89,7 @@ def test_a_signal_at_any_time_keeps_what_is_done_and_model_and_log_are_the_same(
 
 
 def test_weights_that_break_in_the_last_step_of_an_epoch_leave_the_last_good_state_and_the_log(tmp_path, monkeypatch):
-    start, path, steps, descend = Drawing(), tmp_path / "a.t7", [], finetune.descend
+    start, path, steps, descend = Drawing(), tmp_path / "a.t7", [], passes.descend
 
     def breaking(optimizer) -> None:
         descend(optimizer)
@@ -97,7 +97,7 @@ def test_weights_that_break_in_the_last_step_of_an_epoch_leave_the_last_good_sta
         if len(steps) == 6:
             optimizer.param_groups[0]["params"][0].data[0] = math.nan
 
-    monkeypatch.setattr(finetune, "descend", breaking)
+    monkeypatch.setattr(passes, "descend", breaking)
     assert refusal(trained, start, path) == ("epoch 2, the weights linear.weight are not finite; train with a lower --lr than 0.1, and "
                                              "--force")
     state = checkpoint.load(path.with_suffix(".partial.t7"))

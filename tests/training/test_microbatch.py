@@ -10,18 +10,9 @@ from torch import Tensor, nn
 from hybridrepair.base.device import images_at_once
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.augment import Normalise, views_of
-from hybridrepair.training.finetune import (
-    BATCH,
-    STEP,
-    Labelled,
-    Recipe,
-    Unlabelled,
-    finetune,
-    micro_batch_of,
-    ssl_step,
-    supervised_pass,
-)
+from hybridrepair.training.finetune import Recipe, finetune
 from hybridrepair.training.microbatch import counted_once, parts_of, spaced_parts_of, write_views
+from hybridrepair.training.passes import BATCH, STEP, Labelled, Unlabelled, micro_batch_of, ssl_step, supervised_pass
 
 NORMALISE = Normalise([0.5] * 3, [0.25] * 3)
 CLASSES, SIDE = 3, 8
