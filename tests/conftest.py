@@ -93,6 +93,19 @@ def write_small(root: Path, pool: int = 200) -> Path:
     return folder
 
 
+def inertia(points: np.ndarray, label: np.ndarray) -> float:
+    """Sum of squared distances to the centroids of the clusters."""
+    return sum(((points[label == c] - points[label == c].mean(0)) ** 2).sum() for c in np.unique(label))
+
+
+def bunches(sizes: list[int], scattered: int = 0) -> torch.Tensor:
+    """Unit vectors [N, 16]: tight bunches of these sizes along the first axes, then points in all directions."""
+    rng = np.random.default_rng(0)
+    parts = [np.eye(16)[i] + 0.02 * rng.normal(size=(size, 16)) for i, size in enumerate(sizes)]
+    points = np.concatenate([*parts, rng.normal(size=(scattered, 16))])
+    return torch.nn.functional.normalize(torch.from_numpy(points).float())
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):

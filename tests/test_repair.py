@@ -403,11 +403,12 @@ def test_other_seeds_and_settings_are_runs_of_their_own_and_settings_that_do_not
 def test_cells_and_precision_are_settings_where_they_change_the_result(field, capsys):
     run("--sel_l_data")
     run("--sel_l_data", "--cell_size", "50")
-    run("--sel_l_data", "--cell_size", "50", "--cluster", "hdbscan")  # which has no k-means to cut
+    run("--sel_l_data", "--cell_size", "50", "--cluster", "dbscan")  # which is not cut
     run("--solution", "gini", "--cell_size", "50")
     run("--solution", "gini", "--precision", "bfloat16")
     settings = [row["settings"] for row in rows()]
     assert ["cell_size=50" in text for text in settings] == [False, True, False, False, False]
+    assert ["noise=cells" in text for text in settings] == [False, True, False, False, False]
     assert ["precision=bfloat16" in text for text in settings] == [False] * 4 + [True]
     accuracy = [float(row["acc_before"]) for row in rows()]
     assert accuracy[4] == pytest.approx(accuracy[3], abs=10)  # of another "before", at lower precision

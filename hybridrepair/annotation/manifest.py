@@ -19,7 +19,7 @@ from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of,
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.strategies import Selection
 
-TOLD = ("seed", "mean", "std", "code")  # settings of a choice that may change before it is answered
+TOLD = ("seed", "mean", "std", "code", "noise")  # settings of a choice that may change before it is answered
 NAME = "manifest.json"
 FORMAT = "hybridrepair questions 1"
 UNFINISHED = {"format": FORMAT, "unfinished": True}
@@ -120,8 +120,9 @@ def manifest_of(dataset: Dataset, selection: Selection, origin: Origin) -> Manif
     index = dataset.split["pool"]
     asked = [identity_of(dataset, index[place]) for place in selection.annotated]
     of_region = np.flatnonzero(selection.region != NOISE)
-    members = [[identity_of(dataset, index[place]) for place in np.flatnonzero(selection.source == selection.annotated[order])]
-               for order in of_region]
+    by_source = selection.source.argsort(kind="stable")  # so that each region is a slice, which is found without looking at the pool
+    begin, end = (np.searchsorted(selection.source[by_source], selection.annotated[of_region], side) for side in ("left", "right"))
+    members = [[identity_of(dataset, index[place]) for place in by_source[slice(*ends)]] for ends in zip(begin, end)]
     regions = np.full(len(asked), NOISE)
     regions[of_region] = np.arange(len(of_region))
     return Manifest(asked, regions.tolist(), members, origin)

@@ -160,8 +160,10 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--disable_dynamic_u_weight", action="store_true", help="keep those weights for all epochs")
     group.add_argument("--cluster", choices=list(CLUSTERINGS), default="hybrid", help="clustering that makes regions")
     group.add_argument("--avg_clustersize", type=number(int, 1), default=10, help="images in an average region")
-    group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="let k-means cut the pool into cells of "
-                       "about N images first, and each of these into regions: an approximation for large pools; 0: exact")
+    group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="cut the pool into cells of about N "
+                       "images first: an image looks for its neighbours in its own cell and the nearest three, which tells noise, and "
+                       "k-means makes regions in each; an approximation for large pools, whose time grows with the pool x N: give "
+                       "5000; 0: exact")
     group.add_argument("--eps", type=number(float, 0, 2, above=True), default=0.3, help="cosine distance of --cluster dbscan")
     group.add_argument("--min_samples", type=number(int, 1), default=3, help="points, itself counted, that make a point dense")
     group.add_argument("--exp", type=int, choices=(0, -1), default=0, help="trust unsmoothness up to tau (0), or all (-1)")

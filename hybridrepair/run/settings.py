@@ -81,7 +81,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
         names += ["sel_l_data", "sel_u_data"]
         if args.sel_l_data:
             names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
-            if args.cell_size and "avg_clustersize" in names:  # k-means is part of it
+            if args.cell_size and args.cluster != "dbscan":  # which is not cut by cells
                 names += ["cell_size"]
         if args.sel_u_data:
             names += ["exp", "u_weight", "disable_dynamic_u_weight"]
@@ -90,6 +90,8 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
     if semi_supervised(args):
         names += ["lam_ul"]
     settings = {name: getattr(args, name) for name in names}
+    if "cell_size" in names and "min_samples" in names:
+        settings["noise"] = "cells"  # what earlier versions, which looked at all pairs for it, do not say
     if uses_embedding(args):
         settings["fe"] = extractor.name if extractor else MODEL
     if args.labels:
@@ -113,7 +115,7 @@ def of_answers(path: str, named: str | None) -> str:
 
 def selection_settings(args, settings: dict) -> dict[str, str]:
     """Those of all settings that make the choice of images, as texts."""
-    names = ["cluster", *dict.fromkeys(flag for flags in CLUSTERING_FLAGS.values() for flag in flags), "cell_size", "fe",
-             "feature_layer", "builder", "img_size", "labelled", "code"]
+    names = ["cluster", *dict.fromkeys(flag for flags in CLUSTERING_FLAGS.values() for flag in flags), "cell_size", "noise",
+             "fe", "feature_layer", "builder", "img_size", "labelled", "code"]
     made = {"solution": args.solution, "p_budget": f"{args.p_budget:g}", "seed": str(args.manualSeed)}
     return made | {name: str(settings[name]) for name in names if name in settings}

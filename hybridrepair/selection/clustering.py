@@ -7,14 +7,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from hybridrepair.images.randomness import generator
-from hybridrepair.selection.reachability import spanning_tree, squared_norms
+from hybridrepair.selection.cells import Cells, cells_of
+from hybridrepair.selection.kmeans import NUMBERS, centroids, kmeans, squared_norms
+from hybridrepair.selection.reachability import spanning_tree
 
 MIN_CLUSTER_SIZE = 5
-MAX_ITERATIONS = 100
 NOISE = -1
 PAIRS = 2 ** 21  # of points, looked at together by dbscan
-NUMBERS = 2 ** 24  # of features, made float64 at a time
 LEAST = 1e-150  # between copies: a sparse graph has no edges of length 0
 
 
@@ -24,8 +23,8 @@ class Regions(NamedTuple):
     representative: Tensor  # int64 [R]: the member nearest to each region's centroid
 
 
-def dense(features: Tensor, min_samples: int) -> Tensor:
-    """Labels int64 [N] of exact HDBSCAN on features [N, D], NOISE for noise.
+def dense(features: Tensor, min_samples: int, cells: Cells | None = None) -> Tensor:
+    """Labels int64 [N] of HDBSCAN on features [N, D], NOISE for noise: exact without `cells`, in which else neighbours are sought.
 
     min_samples counts the point itself, as scikit-learn does, and the published package above 60 dimensions. Both order edges as long
     by chance, and here they go by their ends: a few points on the rim of a cluster are noise in one and not in the other.
@@ -35,7 +34,7 @@ def dense(features: Tensor, min_samples: int) -> Tensor:
 
     if len(features) < max(MIN_CLUSTER_SIZE, min_samples):
         return torch.full((len(features),), NOISE, device=features.device)
-    tree = spanning_tree(features, min_samples)
+    tree = spanning_tree(features, min_samples, cells)
     graph = coo_array((increasing(tree.length), (tree.p, tree.q)), (len(features),) * 2)
     # each point's shortest edge in the tree is no longer than any other, so that a core distance by it changes no edge
     model = HDBSCAN(min_samples=1, min_cluster_size=MIN_CLUSTER_SIZE, metric="precomputed", copy=False)
@@ -49,95 +48,25 @@ def increasing(length: np.ndarray) -> np.ndarray:
     return (np.maximum.accumulate(bits - place) + place).view(np.float64)
 
 
-def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor, Tensor]:
-    """Index int64 [N] of the nearest centre of each point, and the squared distance float32 [N] to it."""
-    half = squared_norms(centres, centres.dtype) / 2
-    # small results kept one by one would pin the large blocks freed between them: N x k numbers in the end
-    index = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    distance = torch.empty_like(points[:, 0])
-    for part, out, squared in zip(points.split(chunk), index.split(chunk), distance.split(chunk)):
-        out.copy_(torch.addmm(half, part, centres.T, alpha=-1).argmin(1))
-        squared.copy_((part - centres[out]).square().sum(1))
-    return index, distance
+def cells_in(features: Tensor, cell_size: int, seed: int) -> Cells | None:
+    """Cells of about `cell_size` points [N, D]; None for a size of 0, and where all points are one cell."""
+    return cells_of(features, cell_size, seed) if 0 < cell_size < len(features) else None
 
 
-def spread_out(points: Tensor, k: int, rng: np.random.Generator, chunk: int = 2048) -> Tensor:
-    """k-means++ with several candidates a step, of which the one that lowers the inertia most is kept: centres [k, D].
+def cut(points: Tensor, k: int, seed: int, parts: list[Tensor]) -> Tensor:
+    """k-means of points [N, D] into k clusters, each within one of the parts int64: labels int64 [N] in 0..k-1, or a few more.
 
-    Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
+    Each part gets its share of the k clusters, and one at least; what is in no part is NOISE. With parts that are cells it is an
+    approximation, whose time grows with N where that of k-means with k in proportion to N grows with N^2.
     """
-    n, trials = len(points), 2 + int(np.log(k))
-    norm = squared_norms(points, points.dtype)
-    first = int(rng.integers(n))
-    chosen: list[Tensor | int] = [first]
-    closest = torch.empty_like(norm)
-    for part, out in zip(points.split(chunk), closest.split(chunk)):
-        out.copy_((part - points[first]).square().sum(1))
-    uniform = torch.from_numpy(rng.random((k, trials))).to(points.device)
-    for step in range(1, k):
-        reach = closest.cumsum(0, dtype=torch.float64)
-        candidate = torch.searchsorted(reach, uniform[step] * reach[-1], right=True).clamp(max=n - 1)
-        distance = torch.addmm(norm, points[candidate], points.T, alpha=-2) + norm[candidate, None]
-        distance = torch.minimum(distance.clamp_(min=0), closest)
-        best = distance.sum(1).argmin()
-        closest = distance[best]
-        chosen.append(candidate[best])
-    return points[torch.stack([torch.as_tensor(c, device=points.device) for c in chosen])]
-
-
-def centroids(points: Tensor, label: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Means float64 [k, D] and sizes int64 [k] of the clusters that `label` int64 [N] names; an empty one's mean is 0.
-
-    Sums run in float64 over points sorted by label, so they do not depend on threads; some features at a time.
-    """
-    order = label.argsort(stable=True)
-    size = torch.bincount(label, minlength=k)
-    end, columns = size.cumsum(0), max(1, NUMBERS // len(points))
-    mean = torch.empty(k, points.shape[1], dtype=torch.float64, device=points.device)
-    for part, out in zip(points.split(columns, 1), mean.split(columns, 1)):
-        total = torch.zeros(len(points) + 1, part.shape[1], dtype=torch.float64, device=points.device)
-        torch.cumsum(part[order].double(), 0, out=total[1:])
-        out.copy_((total[end] - total[end - size]) / size.clamp(min=1)[:, None])
-    return mean, size
-
-
-def kmeans(points: Tensor, k: int, seed: int) -> Tensor:
-    """Lloyd's k-means from k-means++ centres: labels int64 [N] in 0..k-1 for points float32 [N, D].
-
-    Stops when the centres have moved by less than 1e-4 of the points' mean variance, or after 100 iterations. Where fewer
-    than k points are distinct, some labels do not occur.
-    """
-    points = points - points.mean(0)  # distances from inner products round less near the origin, and features share a direction
-    centres = spread_out(points, k, generator(seed))
-    tolerance = 1e-4 * points.var(0, correction=0).mean()
-    for _ in range(MAX_ITERATIONS):
-        label, distance = nearest(points, centres)
-        mean, size = centroids(points, label, k)
-        moved = mean.to(points.dtype)
-        empty = (size == 0).nonzero()[:, 0]
-        moved[empty] = points[distance.argsort(descending=True, stable=True)[:len(empty)]]
-        shift = (moved - centres).square().sum()
-        centres = moved
-        if shift <= tolerance:
-            break
-    return nearest(points, centres)[0]
-
-
-def cut(points: Tensor, k: int, seed: int, cell_size: int = 0) -> Tensor:
-    """k-means of points [N, D] into k clusters, or with a cell_size first into cells of about so many, and each of these.
-
-    Cells are an approximation, whose time grows with N where that of k-means with k in proportion to N grows with N^2.
-    Each cell gets its share of the k clusters, and one at least: labels int64 [N] in 0..k-1, or a few more.
-    """
-    n = len(points)
-    if not 0 < cell_size < n:
-        return kmeans(points, k, seed)
-    cell = kmeans(points, -(-n // cell_size), seed)
-    label, before, count = torch.empty_like(cell), 0, 0
-    for member in cell.argsort(stable=True).split([size for size in cell.bincount().tolist() if size]):
-        before += len(member)
+    n, before, count = sum(map(len, parts)), 0, 0
+    label = torch.full((len(points),), NOISE, device=points.device)
+    for part in parts:
+        if not len(part):
+            continue
+        before += len(part)
         share = max(round(k * before / n) - count, 1)
-        label[member] = kmeans(points[member], share, seed) + count
+        label[part] = kmeans(points if len(part) == len(points) else points[part], share, seed) + count
         count += share
     return label
 
@@ -173,22 +102,23 @@ def count_of(n: int, budget: int, size: int) -> int:
 
 
 def hybrid(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
-    """k-means of what HDBSCAN does not call noise."""
-    label = dense(features, min_samples)
-    kept = (label != NOISE).nonzero()[:, 0]
-    if len(kept):
-        label[kept] = cut(features[kept], count_of(len(kept), budget, size), seed, cell_size)
-    return label
+    """k-means of what HDBSCAN does not call noise, in the same cells."""
+    cells = cells_in(features, cell_size, seed)
+    kept = dense(features, min_samples, cells) != NOISE
+    parts = [member[kept[member]] for member in cells.members] if cells else [kept.nonzero()[:, 0]]
+    return cut(features, count_of(int(kept.sum()), budget, size), seed, parts)
 
 
 def plain_kmeans(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """k-means of all points; none is noise."""
-    return cut(features, count_of(len(features), budget, size), seed, cell_size)
+    cells = cells_in(features, cell_size, seed)
+    parts = cells.members if cells else [torch.arange(len(features), device=features.device)]
+    return cut(features, count_of(len(features), budget, size), seed, parts)
 
 
 def hdbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
     """The clusters of HDBSCAN themselves."""
-    return dense(features, min_samples)
+    return dense(features, min_samples, cells_in(features, cell_size, seed))
 
 
 def dbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:

@@ -51,15 +51,19 @@ class Pool:
         """uint8 [N, H, W, C], on the device."""
         return torch.from_numpy(taken(self.dataset.images, self.pool_index)).to(self.device)
 
-    @cached_property
-    def _predictions(self) -> tuple[Tensor, Tensor]:
+    def _predict(self, features: bool) -> tuple[Tensor, ...]:
         with blamed(f"{self.source}: ", REMEDY):
-            return predict(self.model, self.normalise, self.images, self.batch_size)
+            return predict(self.model, self.normalise, self.images, self.batch_size, features)
+
+    @cached_property
+    def _predictions(self) -> tuple[Tensor, ...]:
+        return self._predict(features=True)
 
     @cached_property
     def probs(self) -> Tensor:
-        """Softmax, float64 [N, C]."""
-        return self._predictions[0].double().softmax(1)
+        """Softmax, float64 [N, C]. The features, a hundred times as large, are kept only where they were asked for before."""
+        logits = self._predictions[0] if "_predictions" in self.__dict__ else self._predict(features=False)[0]
+        return logits.double().softmax(1)
 
     @property
     def features(self) -> Tensor:

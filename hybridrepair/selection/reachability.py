@@ -15,20 +15,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
+from hybridrepair.selection.cells import Cells, one_cell
+from hybridrepair.selection.kmeans import centroids, squared_norms
+
 CANDIDATES = 16  # kept for each point, at least
 BLOCK = 32  # columns of which only the smallest is looked at first
 TILE, TILE_CUDA = 2 ** 23, 2 ** 28  # distances computed at a time: what caches hold, and what keeps a GPU busy
 ROWS = 64  # at least, so that a tile stays a matrix product
+NUMBERS = 2 ** 20  # of features of candidates, made float64 at a time
+ENDS = 1024  # points on either side, at most, of which the closest make a bridge between two components
 # eps, of squared distances from inner products; up to 5 and 30 were measured at 16 to 2048 dimensions
 ROUNDING = {torch.float32: 8, torch.float64: 64}
-
-
-def squared_norms(vectors: Tensor, dtype: torch.dtype, rows: int = 4096) -> Tensor:
-    """Squared Euclidean norms [N] of vectors [N, D], computed in `dtype`, without N x D further numbers."""
-    norm = torch.empty(len(vectors), dtype=dtype, device=vectors.device)  # a list would pin the blocks freed between
-    for part, out in zip(vectors.split(rows), norm.split(rows)):
-        out.copy_(part.to(dtype).square().sum(1))
-    return norm
 
 
 def smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -47,12 +44,16 @@ def smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class Points:
-    """Points float32 [N, D] on a device, and their core distances once these are known."""
+    """Points float32 [N, D] on a device, which look at those of their cells, and their core distances once these are known."""
 
-    def __init__(self, points: Tensor):
+    def __init__(self, points: Tensor, cells: Cells | None = None):
         self.points, self.n = points, len(points)
+        self.cells = cells or one_cell(points)
         self.norm = squared_norms(points, torch.float64)
-        self.rows_at_a_time = max(ROWS, (TILE_CUDA if points.is_cuda else TILE) // self.n)
+        self.largest = self.norm.max()
+        self.tile = TILE_CUDA if points.is_cuda else TILE
+        # so many that those which look at a cell make a tile with its members, on average
+        self.rows_at_a_time = max(ROWS, self.tile * len(self.cells.members) ** 2 // self.cells.seen.shape[1] // self.n)
         self.core: Tensor  # squared, float64 [N]; not there before it is known
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
@@ -60,28 +61,46 @@ class Points:
         a, b = self.points[p].double(), self.points[q].double()
         return ((a[:, None] if q.dim() == 2 else a) - b).square().sum(-1)
 
+    def smallest_of(self, cell: int, rows: Tensor, k: int, label: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """For points `rows` int64 [B] the k smallest of what `closest` compares in a cell, and the points int64 [B, k] that have them.
+
+        Computed in `dtype`, less the squared norms of `rows`, and without their core distances.
+        """
+        member = self.cells.members[cell]
+        points, norm = (self.points, self.norm) if len(member) == self.n else (self.points[member], self.norm[member])
+        tile = torch.addmm(norm.to(dtype), self.points[rows].to(dtype), points.to(dtype).T, alpha=-2)
+        if label is None:
+            own = (self.cells.seen[rows, 0] == cell).nonzero()[:, 0]
+            tile[own, self.cells.place[rows[own]]] = torch.inf
+        else:
+            least = self.core[member].to(dtype) - self.norm[rows, None].to(dtype)
+            tile = torch.maximum(tile, least, out=tile).masked_fill_(label[rows, None] == label[member], torch.inf)
+        value, place = smallest(tile, min(k, len(member)))
+        return value, member[place]
+
     def closest(self, rows: Tensor, k: int, label: Tensor | None = None, dtype: torch.dtype = torch.float32):
         """For points `rows` int64 [B] the k closest others, or the k closest of other components where label int64 [N] is given.
 
-        Closest by squared distance, or by squared mutual reachability with a label. Returns their indices int64 [B, k] and
-        values float64 [B, k] in order (infinite where there are fewer), and a bound float64 [B] below all others' values.
+        Closest by squared distance, or by squared mutual reachability with a label, of those in the cells that they look at. Returns
+        their indices int64 [B, k] and values float64 [B, k] in order (infinite where there are fewer), and a bound float64 [B] below
+        all others' values.
         """
-        points, norm = self.points.to(dtype), self.norm.to(dtype)
-        tile = torch.addmm(norm, points[rows], points.T, alpha=-2)
-        slack = ROUNDING[dtype] * torch.finfo(dtype).eps * (self.norm[rows] + self.norm.max())
-        if label is None:
-            tile.scatter_(1, rows[:, None], torch.inf)
-        else:
-            tile = torch.maximum(tile, self.core.to(dtype) - norm[rows, None], out=tile)
-            tile.masked_fill_(label[rows, None] == label, torch.inf)
-        value, index = smallest(tile, k)
+        value = torch.full((len(rows), k), torch.inf, dtype=dtype, device=rows.device)
+        index = torch.zeros(len(rows), k, dtype=torch.int64, device=rows.device)
+        for cell, some in self.cells.visits(rows, self.tile * 4 // dtype.itemsize, ROWS):
+            found, of = self.smallest_of(cell, rows[some], k, label, dtype)
+            value[some], order = torch.cat([value[some], found], dim=1).topk(k, dim=1, largest=False)
+            index[some] = torch.cat([index[some], of], dim=1).gather(1, order)
         missing = value.isinf()
         last = value[:, -1].double() + self.norm[rows]
-        exact = self.between(rows, index)
+        exact = torch.empty(value.shape, dtype=torch.float64, device=rows.device)
+        for p, q, out in zip(*(each.split(max(1, NUMBERS // (k * self.points.shape[1]))) for each in (rows, index, exact))):
+            out.copy_(self.between(p, q))
         if label is not None:
             exact = torch.maximum(torch.maximum(exact, self.core[rows, None]), self.core[index])
             last = torch.maximum(last, self.core[rows])
         exact, order = exact.masked_fill_(missing, torch.inf).sort(dim=1, stable=True)
+        slack = ROUNDING[dtype] * torch.finfo(dtype).eps * (self.norm[rows] + self.largest)
         bound = last + slack if dtype == torch.float64 else last - slack  # float64 has the last word: closer than that is a tie
         return index.gather(1, order), exact, bound.masked_fill_(missing[:, -1], torch.inf)
 
@@ -90,12 +109,14 @@ class Points:
         index = torch.empty(self.n, k, dtype=torch.int64, device=self.points.device)
         value = torch.empty(self.n, k, dtype=torch.float64, device=self.points.device)
         bound = torch.empty(self.n, dtype=torch.float64, device=self.points.device)
-        every = torch.arange(self.n, device=self.points.device)
-        for rows in every.split(self.rows_at_a_time):
+        for rows in self.cells.order.split(self.rows_at_a_time):
             index[rows], value[rows], bound[rows] = self.closest(rows, k)
         hidden = (value[:, depth - 1] > bound).nonzero()[:, 0]  # another one could be closer than these
-        for rows in hidden.split(max(1, self.rows_at_a_time // 2)):
+        for rows in hidden.split(self.rows_at_a_time):
             index[rows], value[rows], bound[rows] = self.closest(rows, k, dtype=torch.float64)
+        few = value[:, depth - 1].isinf().nonzero()[:, 0]  # are in the cells of these: they look at all points
+        if len(few):
+            index[few], value[few], bound[few] = Points(self.points).closest(few, k, dtype=torch.float64)
         return index, value, bound
 
 
@@ -106,13 +127,14 @@ class Tree(NamedTuple):
     length: np.ndarray  # float64 [N - 1]: mutual reachability
 
 
-def spanning_tree(features: Tensor, min_samples: int) -> Tree:
+def spanning_tree(features: Tensor, min_samples: int, cells: Cells | None = None) -> Tree:
     """The minimum spanning tree of features [N, D] under mutual reachability. Needs two points, and min_samples of them.
 
     A core distance is the length of several edges, so there are several such trees; this is the one that `shortest` defines. All those
     edges are among the candidates, so that last bits of the features, which change with a batch size, do not change the choice.
+    With `cells`, core distances and edges are sought among the points that a point looks at: the tree is then nearly as short.
     """
-    space = Points(features.float())
+    space = Points(features.float(), cells)
     n, device = space.n, features.device
     k = min(max(CANDIDATES, 2 * min_samples), n - 1)
     depth = max(min_samples - 1, 1)  # others that make a core distance; the nearest one is an edge in any case
@@ -128,16 +150,29 @@ def spanning_tree(features: Tensor, min_samples: int) -> Tree:
         point_best, place = value.masked_fill(label[index] == label[:, None], torch.inf).min(1)
         best = torch.full((parts,), torch.inf, dtype=torch.float64, device=device).scatter_reduce_(0, label, point_best, "amin")
         hidden = bound < best[label]  # a candidate that was not kept could be shorter
-        certain = torch.ones(parts, dtype=torch.bool, device=device).index_fill_(0, label[hidden], False) & best.isfinite()
+        known = torch.ones(parts, dtype=torch.bool, device=device).index_fill_(0, label[hidden], False)
+        largest, few = label.bincount().argmax(), parts <= len(space.cells.members)
+        certain = known & best.isfinite()
+        if few:
+            certain[largest] = False
         if 8 * int(certain.sum()) < parts:
-            hidden &= label != label.bincount().argmax()
-            look_again(space, hidden.nonzero()[:, 0], label, best, index, value, bound)
-            continue
+            smaller = hidden & (label != largest)
+            unsure = smaller if smaller.any() or certain.any() else hidden
+            if unsure.any():
+                look_again(space, unsure.nonzero()[:, 0], label, best, index, value, bound)
+                continue
+        # a component that looks at no other, and once they are few any but the largest, may take a bridge that is shorter
+        asks = (known if few else known & best.isinf()).index_fill(0, largest, False)
+        bridged, p, q, length = bridges(space, label, asks)
+        edges.append((p, q))
+        shorter = length < best[bridged]
+        certain[bridged[shorter]] = False
         takes = certain[label] & (point_best == best[label])
         first = torch.full((parts,), n, device=device).scatter_reduce_(
             0, label[takes], takes.nonzero()[:, 0], "amin")[certain]
         edges.append((first, index[first, place[first]]))
-        a, b = (label[end].cpu().numpy() for end in edges[-1])
+        joins = [edges[-1], (p[shorter], q[shorter])]
+        a, b = (label[torch.cat(ends)].cpu().numpy() for ends in zip(*joins))
         parts, merged = connected_components(coo_array((np.ones(len(a)), (a, b)), (parts, parts)), directed=False)
         label = torch.from_numpy(merged).to(device, torch.int64)[label]
 
@@ -162,6 +197,39 @@ def look_again(space: Points, rows: Tensor, label: Tensor, best: Tensor, index: 
         if len(hidden):
             index[hidden], value[hidden], bound[hidden] = space.closest(hidden, k, label, torch.float64)
         best.scatter_reduce_(0, label[part], value[part, 0], "amin")
+
+
+def bridges(space: Points, label: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each of the components `wanted` bool [C], of label int64 [N], an edge to another one, near and short if not the shortest.
+
+    What a component has in a cell is a group. The edge joins the two groups, one of the component and one of others, with the nearest
+    means, and is the shortest between the points of each that are nearest to the other's mean. Returns components int64 [E], the points
+    int64 [E] and [E], and squared mutual reachability float64 [E].
+    """
+    if not wanted.any():
+        return label[:0], label[:0], label[:0], space.core[:0]
+    cells = len(space.cells.members)
+    key, group = (label * cells + space.cells.seen[:, 0]).unique(return_inverse=True)
+    members, of = group.argsort(stable=True).split(group.bincount().tolist()), key // cells
+    mean = centroids(space.points, group, len(key))[0]
+
+    def towards(one: Tensor, other: Tensor) -> Tensor:
+        member = members[int(one)]
+        far = (space.points[member].double() - mean[other]).square().sum(1)
+        return member[far.topk(min(ENDS, len(far)), largest=False).indices]
+
+    found, length = [], []
+    for component in wanted.nonzero()[:, 0]:
+        own = (of == component).nonzero()[:, 0]
+        far = torch.cdist(mean[own], mean).masked_fill_(of == component, torch.inf)
+        one, other = own[far.argmin() // len(key)], far.argmin() % len(key)
+        p, q = towards(one, other), towards(other, one)
+        reach = torch.cdist(space.points[p].double(), space.points[q].double()).square()
+        reach = torch.maximum(torch.maximum(reach, space.core[p, None]), space.core[q])
+        place = reach.argmin()
+        found.append(torch.stack([component, p[place // len(q)], q[place % len(q)]]))
+        length.append(reach.min())
+    return *torch.stack(found, dim=1), torch.stack(length)
 
 
 def shortest(p: np.ndarray, q: np.ndarray, length: np.ndarray) -> Tree:

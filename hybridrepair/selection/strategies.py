@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.randomness import generator, key
-from hybridrepair.selection.clustering import NOISE, Regions, kmeans
-from hybridrepair.selection.reachability import ROUNDING, squared_norms
+from hybridrepair.selection.clustering import NOISE, Regions
+from hybridrepair.selection.kmeans import kmeans, squared_norms
+from hybridrepair.selection.reachability import ROUNDING
 from hybridrepair.selection.uncertainty import entropy as entropy_of
 
 NEIGHBOURS = 20  # images of its cluster that say how typical an image is
@@ -158,10 +159,10 @@ def badge(evidence: Evidence, budget: int) -> np.ndarray:
     The first pick has the largest norm, the next are drawn with probability proportional to the squared distance to the
     nearest pick. Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020.
     """
-    probs = evidence.probs
+    h, probs = evidence.features, evidence.probs  # in this order a pool needs one pass of the network for both
     a = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]) - probs
     draws = generator(key(evidence.seed, "badge")).random(evidence.n)
-    return spread(a, evidence.features, budget, draws)
+    return spread(a, h, budget, draws)
 
 
 def spread(a: Tensor, h: Tensor, budget: int, draws: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ TYPICAL = 1000  # T2 images at an average distance, over which tau is taken
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, C] and features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
+def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int, features: bool = True) -> tuple[Tensor, ...]:
+    """Logits float32 [N, C] and, unless told otherwise, features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
 
     `batch_size` counts images of up to 32x32 pixels; larger ones go fewer at a time. A batch of one image is computed as two:
     libraries take another path for it, with other last bits. NotFinite where a number of them is not.
@@ -28,13 +28,12 @@ def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: 
     for begin in progress(range(0, len(images), size), "predict"):
         batch = images[begin:begin + size]
         parts = model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))
-        found = found or [part.new_empty(len(images), part.shape[1], dtype=torch.float32) for part in parts]
+        found = found or [part.new_empty(len(images), part.shape[1], dtype=torch.float32) for part in parts[:1 + features]]
         for whole, part in zip(found, parts):
             whole[begin:begin + size] = part[:len(batch)]
         broken += torch.stack([~part[:len(batch)].isfinite().all(1) for part in parts]).any(0).sum()
     require_images(broken, len(images), "logits or features")
-    logits, features = found
-    return logits, features
+    return tuple(found)
 
 
 def entropy(probs: Tensor) -> Tensor:

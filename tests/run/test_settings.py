@@ -174,10 +174,17 @@ def test_every_flag_that_changes_a_result_tells_runs_apart_and_no_other_does(oth
         assert (start(flag, *value) != start()) == (flag in STARTS), flag
 
 
-@pytest.mark.parametrize("flags", [["--eps", "0.2"], ["--tao", "0.3", "--auto_tao"], ["--cell_size", "7", "--cluster", "hdbscan"],
+@pytest.mark.parametrize("flags", [["--eps", "0.2"], ["--tao", "0.3", "--auto_tao"], ["--cell_size", "7", "--cluster", "dbscan"],
                                    ["--micro_batch", "640"]])
 def test_a_flag_that_has_no_effect_beside_others_makes_no_other_run(field, flags):
     assert identity(*flags) == identity(*flags[2:])
+
+
+@pytest.mark.parametrize("cluster, said", [("hybrid", ["cell_size=7", "noise=cells"]), ("hdbscan", ["cell_size=7", "noise=cells"]),
+                                           ("kmeans", ["cell_size=7"]), ("dbscan", [])])
+def test_noise_that_is_sought_in_cells_is_told_from_that_of_runs_before_it_was(field, cluster, said):
+    settings, without = (identity(*flags, "--cluster", cluster)["settings"].split() for flags in (["--cell_size", "7"], []))
+    assert sorted(set(settings) - set(without)) == said
 
 
 def test_settings_of_version_1_are_those_of_runs_before_it(field):

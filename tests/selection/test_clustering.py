@@ -4,110 +4,29 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import DBSCAN, HDBSCAN, KMeans
+from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
-from torch import Tensor
 from torch.nn.functional import normalize
 
-from hybridrepair.images.randomness import generator
+from conftest import bunches, inertia
 from hybridrepair.selection import clustering
+from hybridrepair.selection import kmeans as means
+from hybridrepair.selection.cells import cells_of, one_cell
 from hybridrepair.selection.clustering import (
     CLUSTERINGS,
     NOISE,
-    centroids,
     count_of,
     cut,
     dbscan,
     dense,
     increasing,
-    kmeans,
-    nearest,
     numbered,
     regions,
     representatives,
-    spread_out,
 )
 
 every_clustering = pytest.mark.parametrize("cluster", CLUSTERINGS)
-
-
-def inertia(points: np.ndarray, label: np.ndarray) -> float:
-    return sum(((points[label == c] - points[label == c].mean(0)) ** 2).sum() for c in np.unique(label))
-
-
-def bunches(sizes: list[int], scattered: int = 0) -> Tensor:
-    """Unit vectors [N, 16]: tight bunches of these sizes along the first axes, then points in all directions."""
-    rng = np.random.default_rng(0)
-    parts = [np.eye(16)[i] + 0.02 * rng.normal(size=(size, 16)) for i, size in enumerate(sizes)]
-    points = np.concatenate([*parts, rng.normal(size=(scattered, 16))])
-    return normalize(torch.from_numpy(points).float())
-
-
-# k-means
-
-@pytest.mark.parametrize("k", [10, 50, 180])
-def test_kmeans_is_as_good_as_scikit_learns(k):
-    points = load_digits().data.astype(np.float32)
-    ours = [inertia(points, kmeans(torch.from_numpy(points), k, seed).numpy()) for seed in range(4)]
-    theirs = [KMeans(k, n_init=1, random_state=seed).fit(points).inertia_ for seed in range(4)]
-    assert np.mean(ours) < 1.01 * np.mean(theirs)
-
-
-def test_kmeans_finds_clusters_that_lie_apart():
-    label = kmeans(bunches([5, 9, 20]), 3, seed=0)
-    assert adjusted_rand_score(label, np.repeat([0, 1, 2], [5, 9, 20])) == 1
-
-
-def test_kmeans_repeats_for_a_seed():
-    points = torch.randn(200, 4)
-    assert kmeans(points, 20, seed=1).equal(kmeans(points, 20, seed=1))
-    assert not kmeans(points, 20, seed=1).equal(kmeans(points, 20, seed=2))
-
-
-def test_kmeans_into_one_cluster_and_into_as_many_as_points():
-    points = torch.randn(12, 4)
-    assert kmeans(points, 1, seed=0).tolist() == [0] * 12
-    assert sorted(kmeans(points, 12, seed=0).tolist()) == list(range(12))
-    assert kmeans(points[:1], 1, seed=0).tolist() == [0]
-
-
-@pytest.mark.parametrize("k", [3, 5, 12])
-def test_kmeans_of_fewer_distinct_points_than_clusters_keeps_copies_together(k):
-    copies = torch.arange(12) % 3
-    label = kmeans(torch.randn(3, 4)[copies], k, seed=0)
-    assert label.min() >= 0 and label.max() < k and adjusted_rand_score(label, copies) == 1
-
-
-def test_kmeans_fills_a_cluster_that_lost_its_points():
-    # of these three far groups, k-means++ may start with any centres: no cluster may stay empty in the end
-    points = torch.cat([torch.zeros(30, 2), torch.full((2, 2), 50.0), torch.full((2, 2), -50.0)]) + torch.randn(34, 2)
-    assert all(len(kmeans(points, 20, seed).unique()) == 20 for seed in range(20))
-
-
-def test_first_centres_are_distinct_points_of_the_data():
-    points = torch.randn(50, 3)
-    centres = spread_out(points, 20, generator(0))
-    assert len(centres.unique(dim=0)) == 20 and (centres[:, None] == points).all(2).any(1).all()
-
-
-def test_first_centres_reach_every_far_group():
-    for seed in range(10):
-        centres = spread_out(bunches([100, 100, 3, 3]), 4, generator(seed))
-        assert centres.argmax(1).sort().values.tolist() == [0, 1, 2, 3]
-
-
-def test_nearest_gives_the_closest_centre_and_the_squared_distance_to_it():
-    points, centres = torch.randn(60, 5), torch.randn(7, 5)
-    squared = ((points.numpy()[:, None] - centres.numpy()) ** 2).sum(2)
-    index, distance = nearest(points, centres, chunk=16)
-    assert (index.numpy() == squared.argmin(1)).all() and distance.numpy() == pytest.approx(squared.min(1), rel=1e-5)
-
-
-def test_centroids_are_the_means_of_the_members_and_0_without_any():
-    points = torch.tensor([[1.0, 0], [3, 2], [5, 5], [2, 4]])
-    mean, size = centroids(points, torch.tensor([2, 0, 2, 0]), 4)
-    assert mean.tolist() == [[2.5, 3], [0, 0], [3, 2.5], [0, 0]] and size.tolist() == [2, 0, 2, 0]
 
 
 # noise
@@ -166,6 +85,7 @@ def test_regions_are_the_same_however_many_numbers_are_looked_at_together(monkey
     whole = regions(points, 30, "kmeans")
     for numbers in (1, 700, 5000):
         monkeypatch.setattr(clustering, "NUMBERS", numbers)
+        monkeypatch.setattr(means, "NUMBERS", numbers)
         assert all(some.equal(all_) for some, all_ in zip(regions(points, 30, "kmeans"), whole))
 
 
@@ -284,33 +204,51 @@ def test_of_two_members_the_first_represents_their_region():
 
 # cells
 
+def in_cells(points: torch.Tensor, k: int, cell_size: int) -> torch.Tensor:
+    return cut(points, k, 0, cells_of(points, cell_size, 0).members)
+
+
 def test_cells_give_clusters_of_their_own_in_proportion_to_their_size():
-    points = bunches([100, 40, 40])
-    label = cut(points, 18, seed=0, cell_size=60).numpy()
+    label = in_cells(bunches([100, 40, 40]), 18, 60).numpy()
     assert sorted(set(label)) == list(range(18))
     assert [len(set(label[part])) for part in (slice(0, 100), slice(100, 140), slice(140, 180))] == [10, 4, 4]
 
 
 def test_cells_of_real_points_are_nearly_as_good_as_none():
     points = load_digits().data.astype(np.float32)
-    exact, cells = (inertia(points, cut(torch.from_numpy(points), 180, 0, size).numpy()) for size in (0, 400))
-    assert exact < cells < 1.05 * exact
+    exact = inertia(points, means.kmeans(torch.from_numpy(points), 180, 0).numpy())
+    assert exact < inertia(points, in_cells(torch.from_numpy(points), 180, 400).numpy()) < 1.05 * exact
 
 
-@pytest.mark.parametrize("cell_size", [0, 120, 1000])
-def test_a_cell_of_all_points_is_no_cell(cell_size):
+def test_what_is_in_no_part_is_in_no_cluster():
+    points = bunches([10, 10])
+    label = cut(points, 2, 0, [torch.arange(2, 10), torch.arange(0), torch.arange(12, 20)])
+    assert label.tolist() == [NOISE] * 2 + [0] * 8 + [NOISE] * 2 + [1] * 8
+
+
+@every_clustering
+@pytest.mark.parametrize("cell_size", [120, 1000])
+def test_a_cell_of_all_points_is_no_cell(cluster, cell_size):
     points = bunches([50, 30], scattered=40)
-    assert cut(points, 12, 0, cell_size).equal(kmeans(points, 12, 0))
+    whole, cells = (regions(points, 12, cluster, cell_size=size) for size in (0, cell_size))
+    assert all(one.equal(other) for one, other in zip(whole, cells))
+
+
+def test_noise_in_one_cell_is_exact():
+    points = bunches([50, 30], scattered=80)
+    assert dense(points, 3, one_cell(points)).equal(dense(points, 3))
 
 
 @pytest.mark.parametrize("cell_size", [1, 7, 30])
 def test_cells_of_copies_and_of_few_points(cell_size):
     copies = bunches([1, 1, 1])[torch.arange(60) % 3]
-    label = cut(copies, 6, 0, cell_size)
+    label = in_cells(copies, 6, cell_size)
     assert label.min() >= 0 and adjusted_rand_score(numbered(label), torch.arange(60) % 3) > 0.99
 
 
-def test_regions_in_cells_have_the_same_noise():
-    points = bunches([60, 60, 60], scattered=60)
-    whole, cells = (regions(points, 6, seed=1, cell_size=size).label for size in (0, 50))
-    assert (whole == NOISE).equal(cells == NOISE) and not whole.equal(cells)
+@pytest.mark.parametrize("cell_size", [3, 10, 25, 60, 100, 180])
+@pytest.mark.parametrize("min_samples", [1, 3, 6])
+def test_bunches_that_lie_apart_have_the_same_noise_whatever_the_cells(cell_size, min_samples):
+    points = torch.cat([bunches([60, 60, 60]), 10 * torch.eye(16)[8:]])
+    label = dense(points, min_samples, cells_of(points, cell_size, 0))
+    assert adjusted_rand_score(label, [0] * 60 + [1] * 60 + [2] * 60 + [NOISE] * 8) == 1 and (label == NOISE)[180:].all()
