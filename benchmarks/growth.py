@@ -6,7 +6,8 @@
 
 Each measurement is a process of its own, one after another. Results are kept in results/benchmarks/growth_<device>.json, where
 those that are there already are not measured again (--force does), and drawn beside it with the exponent e of time ~ N^e that
-fits best. Memory is what the process (or the GPU) held at its peak beyond the features it was given.
+fits best. Memory is what the process (or the GPU) held at its peak beyond the features it was given. Regions in cells are set beside
+the exact ones, where those were measured: by their inertia, and by the share of points of which both say the same, noise or not.
 """
 import argparse
 import json
@@ -28,6 +29,7 @@ EMBEDDING = 64  # dimensions that regions are made in; the others read 1,024
 PERCENT = 1
 LEAST = {"seconds": 0.1, "mb": 20}  # below that an exponent is noise
 CELLS, CELL_SIZES = " --cell_size ", (5000,)  # rows of the approximation
+MIN_SAMPLES = 3  # as in `regions` where nothing else is said
 
 
 class Pool:
@@ -37,8 +39,8 @@ class Pool:
         import torch
 
         from hybridrepair.selection.uncertainty import entropy
-        arrays = {path.stem: torch.from_numpy(np.load(path)).to(device) for path in folder.glob("*.npy")}
-        self.features, self.embedding, self.probs = arrays["features"], arrays["embedding"], arrays["probs"]
+        names = ("features", "embedding", "probs")
+        self.features, self.embedding, self.probs = (torch.from_numpy(np.load(folder / f"{name}.npy")).to(device) for name in names)
         self.latents = self.features
         self.n, self.seed, self.cell_size = len(self.features), 10, cell_size
         self.unsmoothness = self.variance = entropy(self.probs)
@@ -59,8 +61,19 @@ def write(folder: Path, n: int) -> None:
     np.save(folder / "embedding.npy", features_of(n, EMBEDDING, unit=True))
 
 
-def once(connection, folder: Path, row: str, device: str) -> None:
-    """Select once, and send seconds, MB, and of regions the inertia per point that is not noise."""
+def exact_noise(pool: Pool, path: Path) -> np.ndarray:
+    """Which points are noise, bool [N], when all pairs are looked at; kept in `path` for the other rows of this call."""
+    if not path.exists():
+        from hybridrepair.selection.clustering import NOISE, dense
+        np.save(path, (dense(pool.embedding, MIN_SAMPLES) == NOISE).cpu().numpy())
+    return np.load(path)
+
+
+def once(connection, folder: Path, row: str, device: str, beside: bool) -> None:
+    """Select once, and send seconds, MB, and of regions the inertia per point that is not noise.
+
+    With `beside`, also how many of the points are noise, or not, as in the exact regions.
+    """
     import torch
 
     from cases import inertia
@@ -83,6 +96,11 @@ def once(connection, folder: Path, row: str, device: str) -> None:
     if selection.regions:
         label = selection.regions.label.cpu().numpy()
         measured["inertia"] = inertia(pool.embedding.cpu().numpy(), label)
+        exact = folder / "noise.npy"
+        if not cell_size:
+            np.save(exact, label < 0)
+        elif beside:
+            measured["noise alike"] = float(((label < 0) == exact_noise(pool, exact)).mean())
     connection.send(measured)
 
 
@@ -125,10 +143,11 @@ def table(rows: dict[str, dict]) -> str:
         lines.append(f"| {solution} | " + " | ".join([*cells, *(slope(row, key) for key in LEAST)]) + " |")
     for solution, row in rows.items():
         exact = rows.get(solution.partition(CELLS)[0], {})
-        told = [f"{100 * (each['inertia'] / exact[size]['inertia'] - 1):+.2f} % at {int(size):,}"
-                for size, each in row.items() if CELLS in solution and size in exact]
+        told = [f"inertia {100 * (each['inertia'] / exact[size]['inertia'] - 1):+.2f} %, noise alike for "
+                f"{100 * each['noise alike']:.2f} % of the points at {int(size):,}"
+                for size, each in row.items() if size in exact and "noise alike" in each]
         if told:
-            lines += ["", f"Inertia of {solution} beside the exact regions, with the same noise: {', '.join(told)}."]
+            lines += ["", f"{solution} beside the exact regions: {'; '.join(told)}."]
     return "\n".join(lines)
 
 
@@ -161,7 +180,8 @@ def main() -> None:
                 write(Path(scratch) / str(n), n)
             for solution in missing:
                 ours, theirs = context.Pipe()
-                process = context.Process(target=once, args=(theirs, Path(scratch) / str(n), solution, args.device))
+                beside = str(n) in result["rows"].get(solution.partition(CELLS)[0], {})
+                process = context.Process(target=once, args=(theirs, Path(scratch) / str(n), solution, args.device, beside))
                 process.start()
                 theirs.close()
                 measured = ours.recv()

@@ -1,6 +1,7 @@
 """benchmarks/: each case at a small size, the table that run.py writes, and growth.py's measurements and exponents."""
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import floor
 import growth
 import repair
 import run
+import stages
 import train_classifier
 from conftest import write_small
 from mymodels import mobilenet
@@ -144,6 +146,57 @@ def test_growth_measures_what_is_missing_and_keeps_the_rest(tmp_path, call):
     assert list(rows) == ["gini"] and list(again) == ["gini", "hybrid"] and again["gini"] == rows["gini"]
     assert list(again["hybrid"]) == ["1000", "1500"] and all(row["seconds"] > 0 for row in again["hybrid"].values())
     assert "| hybrid | " in second.stdout
+
+
+def test_growth_sets_cells_beside_the_exact_regions(tmp_path, call):
+    flags = ["--sizes", "1000", "--output", str(tmp_path), "--solution", "hybrid --cell_size 5000"]
+    assert "exact" not in call("growth.py", *flags).stdout
+    done = call("growth.py", *flags, "hybrid", "--force")
+    assert done.returncode == 0, done.stderr
+    again = call("growth.py", *flags, "--force")  # 1000 points are one cell of 5000
+    assert "exact regions: inertia +0.00 %, noise alike for 100.00 % of the points at 1,000." in again.stdout
+
+
+ROWS = {"read": {"1000": {"seconds": 1.0, "mb": 500.0}, "2000": {"seconds": 2.0, "mb": 600.0}},
+        "features": {"1000": {"seconds": 3.0, "mb": 700.0}}, "unsmoothness": {"1000": {"seconds": 1.0, "mb": 1.0},
+                                                                              "2000": {"seconds": 4.0, "mb": 1.0}}}
+
+
+def test_a_stage_is_predicted_by_the_power_of_its_smaller_sizes():
+    assert stages.predicted(ROWS["unsmoothness"], 10_000) == pytest.approx(100)
+    assert stages.predicted(ROWS["features"], 10_000) == pytest.approx(30)  # of one size: in proportion
+    assert stages.predicted(ROWS["read"], 1000) is None
+    table = stages.table(ROWS)
+    assert "| read | 1 / 500 | 2 / 600 | *1,000 predicted* | 1.00 |" in table
+    assert "| features | 3 / 700 | *6 predicted* | *3,000 predicted* | - |" in table
+
+
+def test_stages_beyond_the_limit_and_what_needs_them_are_left_out():
+    assert stages.wanted({}, 1000, 10, False) == list(stages.STAGES)
+    assert "unsmoothness" not in stages.wanted(ROWS, 10_000, 99, False)
+    assert "unsmoothness" in stages.wanted(ROWS, 10_000, 101, False)
+    assert stages.wanted(ROWS, 10_000, 29, False) == ["read", "predictions"]  # no regions without features
+    assert stages.wanted(ROWS | {each: ROWS["read"] for each in ("predictions", "regions", "choice")}, 2000, 99, False) == ["features"]
+    measured = {each: ROWS["read"] for each in stages.STAGES if each != "choice"}
+    assert stages.wanted(measured, 2000, 99, False) == ["predictions", "features", "regions", "choice"]
+    assert stages.wanted({each: ROWS["read"] for each in stages.STAGES}, 2000, 99, False) == []
+
+
+def test_stages_measures_what_is_missing_of_a_whole_selection(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mobilenet, "BLOCKS", SHALLOW)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: multiprocessing.context.ForkContext())
+    flags = ["stages.py", "--sizes", "1000", "--output", str(tmp_path / "out"), "--scratch", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*flags, "--cell_size", "300"])
+    stages.main()
+    rows = json.loads((tmp_path / "out/stages_cpu.json").read_text())["rows"]
+    assert list(rows) == list(stages.STAGES) and all(row["1000"]["seconds"] > 0 for row in rows.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    stages.main()
+    assert json.loads((tmp_path / "out/stages_cpu.json").read_text())["rows"] == rows
+    monkeypatch.setattr(sys, "argv", ["stages.py", "--sizes", "10"])
+    with pytest.raises(SystemExit):
+        stages.main()
+    assert "1000 images or more" in capsys.readouterr().err
 
 
 def test_exponent_of_a_power():
