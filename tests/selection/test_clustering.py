@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from torch.nn.functional import normalize
 
+from cases import features_of
 from conftest import bunches, inertia
 from hybridrepair.selection import clustering
 from hybridrepair.selection import kmeans as means
@@ -252,3 +253,17 @@ def test_bunches_that_lie_apart_have_the_same_noise_whatever_the_cells(cell_size
     points = torch.cat([bunches([60, 60, 60]), 10 * torch.eye(16)[8:]])
     label = dense(points, min_samples, cells_of(points, cell_size, 0))
     assert adjusted_rand_score(label, [0] * 60 + [1] * 60 + [2] * 60 + [NOISE] * 8) == 1 and (label == NOISE)[180:].all()
+
+
+def test_noise_in_cells_is_nearly_that_of_all_pairs():
+    points = torch.from_numpy(features_of(4000, 32, unit=True))
+    exact, cells = (dense(points, 3, cells) == NOISE for cells in (None, cells_of(points, 400, 0)))
+    assert 0.1 < exact.double().mean() < 0.9 and (exact == cells).double().mean() > 0.97
+
+
+def test_regions_in_cells_keep_to_their_cells():
+    points = bunches([60, 60, 60], scattered=60)
+    label, cells = regions(points, 6, cell_size=50).label, cells_of(points, 50, 0)
+    whole = regions(points, 6).label
+    assert not whole.equal(label) and (label == NOISE).equal(dense(points, 3, cells) == NOISE)
+    assert all(len(cells.seen[label == region, 0].unique()) == 1 for region in range(int(label.max()) + 1))

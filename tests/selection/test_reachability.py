@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hybridrepair.selection import reachability
+from hybridrepair.selection.cells import cells_of
 from hybridrepair.selection.reachability import Points, shortest, smallest, spanning_tree
 
 
@@ -127,3 +128,26 @@ def test_the_tree_does_not_depend_on_last_bits_of_the_features():
         moved = points * (1 + 1e-7 * torch.randn(points.shape, generator=torch.Generator().manual_seed(seed)))
         other = spanning_tree(moved, 5)
         assert {*zip(other.p.tolist(), other.q.tolist())} == {*zip(tree.p.tolist(), tree.q.tolist())}
+
+
+@every_pool
+@pytest.mark.parametrize("size", [1, 7, 40])
+@pytest.mark.parametrize("min_samples", [1, 5])
+def test_a_tree_in_cells_joins_all_points_by_edges_that_are_not_much_longer(pool, size, min_samples):
+    points = POOLS[pool]()
+    tree, exact = spanning_tree(points, min_samples, cells_of(points, size, 0)), spanning_tree(points, min_samples)
+    n = len(points)
+    assert len(tree.p) == n - 1 and connected_components(coo_array((np.ones(n - 1), (tree.p, tree.q)), (n, n)))[0] == 1
+    assert exact.length.sum() <= tree.length.sum() + 1e-9 and np.isfinite(tree.length).all()
+    if size > 1:  # cells of single points are looked at four at a time
+        assert tree.length.sum() <= 1.15 * exact.length.sum() + 1e-9
+
+
+def test_groups_that_see_no_other_are_joined_where_they_are_near():
+    """Far bunches of several cells each, on a line: no point looks beyond its bunch, and each bunch goes to the next one."""
+    rng = np.random.default_rng(0)
+    centre = np.repeat([0.0, 10, 21, 33], 60)
+    points = torch.from_numpy(np.stack([centre, np.zeros(240)], 1) + rng.normal(size=(240, 2))).float()
+    cells = cells_of(points, 10, 0, looks=2)
+    tree, exact = spanning_tree(points, 3, cells), spanning_tree(points, 3)
+    np.testing.assert_allclose(tree.length[-3:], exact.length[-3:], rtol=0.05)
