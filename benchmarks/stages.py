@@ -104,14 +104,16 @@ def serve(connection, root: Path, stages: list[str], flags: list[str]) -> None:
 
 
 def predicted(row: dict[str, dict], n: int) -> float | None:
-    """Seconds at n images by the power of N through the measured sizes below n; linear from a single one, None without any."""
+    """Seconds at n images from the largest measured size below n, by the power of N through all below, 1 at least; None without any.
+
+    What a first call costs makes small sizes look as if time grew with less than N.
+    """
     from growth import exponent
-    sizes = [int(size) for size in row if int(size) < n]
+    sizes = sorted(int(size) for size in row if int(size) < n)
     if not sizes:
         return None
     seconds = [row[str(size)]["seconds"] for size in sizes]
-    power = exponent(sizes, seconds) if len(sizes) > 1 else 1.0
-    return float(np.exp(np.mean(np.log(seconds)) + power * (np.log(n) - np.mean(np.log(sizes)))))
+    return seconds[-1] * (n / sizes[-1]) ** (max(exponent(sizes, seconds), 1.0) if len(sizes) > 1 else 1.0)
 
 
 def wanted(rows: dict[str, dict], n: int, limit: float, force: bool) -> list[str]:

@@ -117,6 +117,8 @@ def test_the_tables_of_the_repository_are_those_of_its_results():
     text = growth.README.read_text()
     rows = json.loads((growth.RESULTS / "growth_cpu.json").read_text())["rows"]
     assert growth.table(rows) in text[text.index(growth.MARKS[0]):text.index(growth.MARKS[1])]
+    result = json.loads((stages.RESULTS / "stages_cpu.json").read_text())
+    assert stages.text(result) in text[text.index(stages.MARKS[0]):text.index(stages.MARKS[1])]
 
 
 def test_run_measures_both_sides_and_leaves_the_table_at_a_small_scale(call):
@@ -166,6 +168,7 @@ def test_a_stage_is_predicted_by_the_power_of_its_smaller_sizes():
     assert stages.predicted(ROWS["unsmoothness"], 10_000) == pytest.approx(100)
     assert stages.predicted(ROWS["features"], 10_000) == pytest.approx(30)  # of one size: in proportion
     assert stages.predicted(ROWS["read"], 1000) is None
+    assert stages.predicted({"1000": {"seconds": 3.0}, "2000": {"seconds": 2.0}}, 4000) == pytest.approx(4)
     table = stages.table(ROWS)
     assert "| read | 1 / 500 | 2 / 600 | *1,000 predicted* | 1.00 |" in table
     assert "| features | 3 / 700 | *6 predicted* | *3,000 predicted* | - |" in table

@@ -102,11 +102,15 @@ def count_of(n: int, budget: int, size: int) -> int:
 
 
 def hybrid(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:
-    """k-means of what HDBSCAN does not call noise, in the same cells."""
-    cells = cells_in(features, cell_size, seed)
-    kept = dense(features, min_samples, cells) != NOISE
-    parts = [member[kept[member]] for member in cells.members] if cells else [kept.nonzero()[:, 0]]
-    return cut(features, count_of(int(kept.sum()), budget, size), seed, parts)
+    """k-means of what HDBSCAN does not call noise.
+
+    In cells of its own: in those of all points, of which noise moves the borders, an image was 7 % farther from its centroid, not 2 %.
+    """
+    label = dense(features, min_samples, cells_in(features, cell_size, seed))
+    kept = (label != NOISE).nonzero()[:, 0]
+    if len(kept):
+        label[kept] = plain_kmeans(features[kept], budget, size, eps, min_samples, seed, cell_size)
+    return label
 
 
 def plain_kmeans(features: Tensor, budget: int, size: int, eps: float, min_samples: int, seed: int, cell_size: int) -> Tensor:

@@ -261,9 +261,10 @@ def test_noise_in_cells_is_nearly_that_of_all_pairs():
     assert 0.1 < exact.double().mean() < 0.9 and (exact == cells).double().mean() > 0.97
 
 
-def test_regions_in_cells_keep_to_their_cells():
+def test_regions_in_cells_keep_to_cells_of_what_is_no_noise():
     points = bunches([60, 60, 60], scattered=60)
-    label, cells = regions(points, 6, cell_size=50).label, cells_of(points, 50, 0)
-    whole = regions(points, 6).label
-    assert not whole.equal(label) and (label == NOISE).equal(dense(points, 3, cells) == NOISE)
-    assert all(len(cells.seen[label == region, 0].unique()) == 1 for region in range(int(label.max()) + 1))
+    label, whole = regions(points, 6, cell_size=50).label, regions(points, 6).label
+    kept = label != NOISE
+    assert kept.equal(dense(points, 3, cells_of(points, 50, 0)) != NOISE) and not whole.equal(label)
+    cells = cells_of(points[kept], 50, 0).seen[:, 0]
+    assert all(len(cells[label[kept] == region].unique()) == 1 for region in range(int(label.max()) + 1))
