@@ -1,6 +1,6 @@
 # One repair for each combination of the lists in a settings block; sourced by baseline.sh and repair.sh.
 set -euf  # f: a * in a list is no pattern of files
-. ./setup.sh
+. ./setup.sh >&2  # the list of cells stands alone on stdout
 
 [ -n "$FE" ] || [ "$DATASET" = digits ] || FE=mocov3
 
@@ -16,6 +16,18 @@ for flag; do
     esac
 done
 
+case $CELL in
+    '' | list) ;;
+    *[!0-9]* | 0?*) fail "CELL is $CELL; give the number of a line of CELL=list sh ${0##*/}, counted from 0" ;;
+    *)
+        cells=$(CELL=list sh "${0##*/}")
+        cell=$(echo "$cells" | sed -n "$((CELL + 1))p")
+        [ -n "$cell" ] || fail "there is no cell $CELL; CELL=list sh ${0##*/} has $(echo "$cells" | wc -l), counted from 0"
+        echo "cell $CELL: $cell"
+        for setting in $cell; do eval "${setting%%=*}=\${setting#*=}"; done
+        ;;
+esac
+
 tau() { # flags for a value of tao
     case $1 in
         auto) echo --auto_tao ;;
@@ -26,7 +38,7 @@ tau() { # flags for a value of tao
 
 [ -z "$FE" ] || set -- --fe "$FE" "$@"
 for model in $MODEL; do for number in ${MODEL_NO:-default}; do
-if [ -z "$given" ]; then
+if [ -z "$given" ] && [ "$CELL" != list ]; then
     # what a training of hours would be in vain for is told before it
     [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || for solution in $SOLUTION; do for budget in ${p_budget:-default}; do
         # shellcheck disable=SC2046  # a flag and its value
@@ -40,8 +52,13 @@ for solution in $SOLUTION; do for budget in ${p_budget:-default}; do for seed in
 for size in $avg_clustersize; do for samples in $min_samples; do for distance in $eps; do
 for trust in $exp; do for threshold in $tao; do for weight in $lam; do
 for rate in ${lr:-default}; do for decay in $weight_decay; do for n_epochs in ${epochs:-default}; do
+    if [ "$CELL" = list ]; then
+        echo "MODEL=$model MODEL_NO=$number SOLUTION=$solution p_budget=$budget RANDOM_SEED=$seed avg_clustersize=$size" \
+            "min_samples=$samples eps=$distance exp=$trust tao=$threshold lam=$weight lr=$rate weight_decay=$decay epochs=$n_epochs"
+        continue
+    fi
     # shellcheck disable=SC2046  # flags and their values
-    "$PYTHON" repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
+    launch repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
         --manualSeed "$seed" --sel_l_data --sel_u_data --u_weight --cluster "$CLUSTER" --avg_clustersize "$size" \
         --min_samples "$samples" --eps "$distance" --exp "$trust" $(tau "$threshold") --lam_ul "$weight" \
         --retrain_weightdecay "$decay" $(flag --model_number "$number") $(flag --p_budget "$budget") \

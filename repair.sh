@@ -23,5 +23,6 @@ lam=${lam:-100}                        # weight of the unlabelled loss
 lr=${lr:-}                             # learning rate; empty: 0.001 (digits: 0.01)
 weight_decay=${weight_decay:-5e-4}     # weight decay
 epochs=${epochs:-}                     # epochs of fine-tuning; empty: 10
+CELL=${CELL:-}                         # list: print the combinations, one a line; 4: run that line alone, counted from 0
 
 . ./grid.sh

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.base.interruption import SIGNALS
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
+
+ROOT = Path(__file__).parents[1]
 
 # a shell starts what runs in its background with SIGINT ignored, and nohup with SIGHUP: processes of the tests would have it too
 for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -78,6 +81,14 @@ def oracle() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference values not found: {folder}")
     return folder
+
+
+def copy_code(folder: Path) -> None:
+    """The code of the repository and its scripts, without data and results."""
+    for pattern in ("*.py", "*.sh", "cluster/*.sbatch", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py"):
+        for file in ROOT.glob(pattern):
+            (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / file.relative_to(ROOT))
 
 
 def write_small(root: Path, pool: int = 200) -> Path:

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_small
+from conftest import ROOT, copy_code, write_small
 from hybridrepair.images.registry import DATASETS, Defaults
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
 
 
@@ -21,10 +20,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for 
 def clone(tmp_path_factory, python) -> Path:
     """The code of the repository, without data and results, with the dataset `small`."""
     folder = tmp_path_factory.mktemp("clone")
-    for pattern in ("*.py", "*.sh", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py"):
-        for file in ROOT.glob(pattern):
-            (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, folder / file.relative_to(ROOT))
+    copy_code(folder)
     write_small(folder / "dataset", pool=100)
     (folder / "python").symlink_to(python)
     return folder
