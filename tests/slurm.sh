@@ -39,6 +39,8 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
+# what has ended is to be shown still
+MinJobAge=86400
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=2
 SelectType=select/cons_tres

@@ -27,7 +27,7 @@ echo "$*" >> calls
 case "$*" in *--check*) exit ;; esac
 echo "$seed began" >> told
 i=0
-case $seed in 2*) while [ $i -lt 600 ] && ! [ -e "state_$seed" ]; do i=$((i + 1)); sleep 0.1; done ;; esac
+case $seed in 2*) while [ $i -lt 3000 ] && ! [ -e "state_$seed" ]; do i=$((i + 1)); sleep 0.1; done ;; esac
 echo "$seed ended" >> told
 """
 
