@@ -18,16 +18,23 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for 
 LISTS = {"MODEL": "MobileNet resnet18", "MODEL_NO": "0 1", "SOLUTION": "mcp", "RANDOM_SEED": "10 20", "lam": "1 2", "p_budget": "5"}
 GIVEN = ["--model2test_path", "given"]  # nothing is trained
 SETTINGS = {"DATASET": "small", "FE": "model2test", "PYTHON": "./python"}
-# a stand-in for Python, which notes its calls, and with a seed that begins with 2 takes long until a signal has it save a state
+# a stand-in for Python, which notes its calls, and with a seed that begins with 2 takes long until a signal has it save a state; a
+# second signal is noted too, since Python would end on it without a state
 STAND_IN = """#!/bin/sh
 exec 2>/dev/null  # the shell tells the end of its sleep
 seed=${*##*--manualSeed } seed=${seed%% *}
-trap 'sleep 0.2; touch state_$seed; echo "$seed saved" >> told; exit 143' TERM
+trap 'echo "$seed signalled" >> told; asked=1' TERM
 echo "$*" >> calls
 case "$*" in *--check*) exit ;; esac
 echo "$seed began" >> told
-i=0
-case $seed in 2*) while [ $i -lt 3000 ] && ! [ -e "state_$seed" ]; do i=$((i + 1)); sleep 0.1; done ;; esac
+i=0 asked=''
+case $seed in 2*) while [ $i -lt 3000 ] && [ -z "$asked" ] && ! [ -e "state_$seed" ]; do i=$((i + 1)); sleep 0.1; done ;; esac
+if [ -n "$asked" ]; then
+    for i in 1 2 3; do sleep 0.1; done
+    touch "state_$seed"
+    echo "$seed saved" >> told
+    exit 143
+fi
 echo "$seed ended" >> told
 """
 
@@ -145,7 +152,7 @@ def test_before_the_time_limit_the_cell_saves_its_state_and_is_requeued_by_its_o
         started.send_signal(signal.SIGUSR1)
         out, err = started.communicate(timeout=60)
     assert started.returncode == 143 and "go on later" in out and err == ""
-    assert lines(folder / "told") == ["20 began", "20 saved"] and lines(folder / "scontrol") == requeued
+    assert lines(folder / "told") == ["20 began", "20 signalled", "20 saved"] and lines(folder / "scontrol") == requeued
 
 
 def test_a_job_that_slurm_ends_waits_for_the_state_gets_one_signal_and_is_not_requeued_by_itself(folder):
@@ -153,7 +160,7 @@ def test_a_job_that_slurm_ends_waits_for_the_state_gets_one_signal_and_is_not_re
         wait_for(folder / "told", "20 began")
         os.killpg(started.pid, signal.SIGTERM)
         assert started.wait(timeout=60) == 143
-    assert lines(folder / "told") == ["20 began", "20 saved"] and not (folder / "scontrol").exists()
+    assert lines(folder / "told") == ["20 began", "20 signalled", "20 saved"] and not (folder / "scontrol").exists()
 
 
 def test_a_job_that_began_too_often_is_not_requeued(folder):
@@ -217,7 +224,7 @@ def test_tasks_of_a_real_array_that_are_requeued_or_at_their_time_limit_go_on(sl
     here.call("scancel", "--signal=USR1", "--batch", f"{array}_2")  # as comes before a time limit
     here.wait(array, seconds=120)
     assert Counter(lines(folder / "told")) == Counter(["10 began", "10 ended", *(
-        f"{seed} {what}" for seed in (20, 21) for what in ("began", "saved", "began", "ended"))])
+        f"{seed} {what}" for seed in (20, 21) for what in ("began", "signalled", "saved", "began", "ended"))])
     for task, restarts in enumerate("011"):
         shown = here.show(f"{array}_{task}")
         assert (shown["JobState"], shown["ExitCode"], shown["Restarts"]) == ("COMPLETED", "0:0", restarts)
@@ -229,7 +236,7 @@ def test_a_real_time_limit_has_the_task_save_and_go_on(slurm, folder):
     here = Slurm(slurm, folder, RANDOM_SEED="10 20")
     array = here.submit("--array=1", "--time=2", "--signal=B:USR1@30", *JOB)
     here.wait(array, seconds=300)
-    assert lines(folder / "told") == ["20 began", "20 saved", "20 began", "20 ended"]
+    assert lines(folder / "told") == ["20 began", "20 signalled", "20 saved", "20 began", "20 ended"]
     assert here.show(f"{array}_1")["JobState"] == "COMPLETED"
 
 
