@@ -162,8 +162,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--avg_clustersize", type=number(int, 1), default=10, help="images in an average region")
     group.add_argument("--cell_size", type=number(int, 0), default=0, metavar="N", help="cut the pool into cells of about N "
                        "images first: an image looks for its neighbours in its own cell and the nearest three, which tells noise, and "
-                       "k-means makes regions in each; an approximation for large pools, whose time grows with the pool x N: give "
-                       "5000; 0: exact")
+                       "k-means makes regions in each; an approximation for large pools and features of some 64 dimensions, "
+                       "whose time grows with the pool x N: give 5000; 0: exact")
     group.add_argument("--eps", type=number(float, 0, 2, above=True), default=0.3, help="cosine distance of --cluster dbscan")
     group.add_argument("--min_samples", type=number(int, 1), default=3, help="points, itself counted, that make a point dense")
     group.add_argument("--exp", type=int, choices=(0, -1), default=0, help="trust unsmoothness up to tau (0), or all (-1)")
