@@ -151,6 +151,26 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def parser_of(doc: str, sizes: tuple[int, ...]) -> argparse.ArgumentParser:
+    """The flags of measurements at several sizes of the pool."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(sizes), metavar="N", help="images in the pool")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--force", action="store_true", help="measure again what is there")
+    return parser
+
+
+def started(parser: argparse.ArgumentParser, name: str) -> tuple[argparse.Namespace, Path, dict]:
+    """The flags, the file of the results called `name`, whose folder is made, and what it holds already."""
+    args = parser.parse_args()
+    if min(args.sizes) < 1000:
+        parser.error("a pool has 1000 images or more, so that 1 % of it are 10")
+    path = args.output / f"{name}_{args.device.split(':')[0]}.json"
+    args.output.mkdir(parents=True, exist_ok=True)
+    return args, path, json.loads(path.read_text()) if path.exists() else {"rows": {}}
+
+
 def main() -> None:
     from hybridrepair.selection.strategies import SOLUTIONS
     from run import machine, made_on, replace_between
@@ -158,20 +178,10 @@ def main() -> None:
     for name, solution in SOLUTIONS.items():
         selects.setdefault(solution.strategy, name)
     rows = [*selects.values(), *(f"hybrid{CELLS}{size}" for size in CELL_SIZES)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="N", help="images in the pool")
+    parser = parser_of(__doc__, SIZES)
     parser.add_argument("--solution", nargs="+", default=rows, choices=rows)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--force", action="store_true", help="measure again what is there")
-    args = parser.parse_args()
-    if min(args.sizes) < 1000:
-        parser.error("a pool has 1000 images or more, so that 1 % of it are 10")
-    name = f"growth_{args.device.split(':')[0]}"
-    path = args.output / f"{name}.json"
-    result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    args, path, result = started(parser, "growth")
     context = multiprocessing.get_context("spawn")
-    args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         write(Path(scratch) / "small", 1000)
         for n in args.sizes:

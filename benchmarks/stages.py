@@ -19,7 +19,6 @@ in results/benchmarks/stages_<device>.json after each stage; what is there alrea
 where a later stage needs it. A stage that would take more than --limit seconds by the power of N through its smaller sizes is left
 out, and the table says what that power predicts. The choice then ranks by the entropy of the predictions instead.
 """
-import argparse
 import json
 import multiprocessing
 import os
@@ -141,22 +140,14 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
+    from growth import parser_of, started
     from run import machine, replace_between
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="N", help="images in the pool")
+    parser = parser_of(__doc__, SIZES)
     parser.add_argument("--cell_size", type=int, default=5000, metavar="N", help="of selection.py")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a stage that would take longer is predicted")
     parser.add_argument("--conditions", default="", metavar="TEXT", help="said beside the machine, such as: beside other work")
     parser.add_argument("--scratch", help="folder for the images, 3 kB each, and what is made of them (default: the system's)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--force", action="store_true", help="measure again what is there")
-    args = parser.parse_args()
-    if min(args.sizes) < 1000:
-        parser.error("a pool has 1000 images or more, so that 1 % of it are 10")
-    path = args.output / f"stages_{args.device.split(':')[0]}.json"
-    result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    args.output.mkdir(parents=True, exist_ok=True)
+    args, path, result = started(parser, "stages")
     context = multiprocessing.get_context("spawn")
     for n in sorted(args.sizes):
         stages = wanted(result["rows"], n, args.limit, args.force)

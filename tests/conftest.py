@@ -85,7 +85,8 @@ def oracle() -> Path:
 
 def copy_code(folder: Path) -> None:
     """The code of the repository and its scripts, without data and results."""
-    for pattern in ("*.py", "*.sh", "cluster/*.sbatch", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py"):
+    for pattern in ("*.py", "*.sh", "cluster/*.sbatch", "requirements*.txt", "mymodels/*.py", "hybridrepair/**/*.py",
+                    "hybridrepair/report/templates/*"):
         for file in ROOT.glob(pattern):
             (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / file.relative_to(ROOT))

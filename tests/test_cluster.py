@@ -243,7 +243,6 @@ def test_a_real_time_limit_has_the_task_save_and_go_on(slurm, folder):
 @pytest.mark.long
 def test_six_digits_cells_of_which_one_is_requeued_while_it_runs_end_in_one_table(slurm, tmp_path, python):
     copy_code(tmp_path)
-    shutil.copytree(ROOT / "hybridrepair/report/templates", tmp_path / "hybridrepair/report/templates")
     here = Slurm(slurm, tmp_path, PYTHON=python, DATASET="digits", SOLUTION="mcp hybrid", RANDOM_SEED="10 20 30", epoch="2", epochs="2")
     cells = here.call("sh", "-c", "CELL=list sh repair.sh | wc -l")
     assert cells == "6"
