@@ -250,7 +250,7 @@ FLAG_OF = {
     "SOLUTION": ("coreset", "mpc", "solution"), "p_budget": ("3", "some", "p_budget"), "RANDOM_SEED": ("30", "x", "manualSeed"),
     "avg_clustersize": ("5", "0", "avg_clustersize"), "min_samples": ("4", "0", "min_samples"), "eps": ("0.2", "0", "eps"),
     "exp": ("-1", "1", "exp"), "tao": ("0.2", "auto?", "tao"), "lam": ("7", "-1", "lam_ul"), "lr": ("0.02", "0", "retrain_lr"),
-    "weight_decay": ("0.001", "-1", "retrain_weightdecay"), "epochs": ("3", "0", "retrain_epoch")}
+    "weight_decay": ("0.001", "-1", "retrain_weightdecay"), "epochs": ("3", "0", "retrain_epoch"), "CELL": ("0", None, None)}
 FLAG_OF_TRAINING = {
     "DATASET": ("tiny", None, "dataset"), "DATA_ROOT": ("data", None, "data_root"), "MODEL": ("resnet18", "VGG", "model"),
     "MODEL_NOS": ("1", "3", "class_weight"), "epoch": ("3", "0", "n_epochs"), "RANDOM_SEED": ("30", "x", "manualSeed"),
