@@ -5,7 +5,7 @@
     python selection.py --dataset signs --fe model2test --out to_label --format label-studio folders
     python selection.py --dataset signs --fe model2test --out round_2 --labelled to_label/to_label.csv --model2test_path REPAIRED.t7
 
-The strategies are in hybridrepair/selection/strategies.py.
+The strategies are in hybridrepair/selection/strategies.py, the solutions made of them in solutions.py beside it.
 """
 import shlex
 import sys
@@ -17,7 +17,7 @@ from hybridrepair.base.errors import UserError, run
 from hybridrepair.run import output
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
 
 
 def parse_args(argv: list[str] | None = None):

@@ -78,7 +78,7 @@ def once(connection, folder: Path, row: str, device: str, beside: bool) -> None:
 
     from cases import inertia
     from hybridrepair.base.device import device_of
-    from hybridrepair.selection.strategies import select
+    from hybridrepair.selection.solutions import select
     from run import forget_peak, memory
     device_of(device)
     cuda = device.startswith("cuda")
@@ -172,7 +172,7 @@ def started(parser: argparse.ArgumentParser, name: str) -> tuple[argparse.Namesp
 
 
 def main() -> None:
-    from hybridrepair.selection.strategies import SOLUTIONS
+    from hybridrepair.selection.solutions import SOLUTIONS
     from run import machine, made_on, replace_between
     selects = {}  # solutions that select alike are one
     for name, solution in SOLUTIONS.items():

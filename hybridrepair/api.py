@@ -42,7 +42,7 @@ from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.models import Models, recipe_of
 from hybridrepair.run.repair import perform
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.selection.strategies import SOLUTIONS, Selection
+from hybridrepair.selection.solutions import SOLUTIONS, Selection
 from hybridrepair.training import baseline
 from hybridrepair.training.passes import Labelled
 from mymodels.sources import featured, logits_of

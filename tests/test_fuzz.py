@@ -47,7 +47,7 @@ from hybridrepair.run import comparison
 from hybridrepair.run.table import COLUMNS
 from hybridrepair.selection import features
 from hybridrepair.selection.clustering import NOISE
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 from mymodels import moco
 
 KEPT = Path(__file__).parent / "fuzz"

@@ -27,7 +27,7 @@ from hybridrepair.report import charts, evidence, page, plots
 from hybridrepair.run import output
 from hybridrepair.run.table import COLUMNS
 from hybridrepair.selection.clustering import NOISE
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("; rm -rf x", "$(touch x)", "`touch x`", "../../x", "..", "/etc/x", "<script>alert(1)</script>", '"><img src=x onerror=y>',

@@ -32,7 +32,7 @@ from hybridrepair.annotation import questions
 from hybridrepair.base import errors, files
 from hybridrepair.base.files import is_temporary
 from hybridrepair.run import output
-from hybridrepair.run.repair import Training
+from hybridrepair.run.course import Course
 from hybridrepair.selection import pool
 from hybridrepair.training import contrastive, passes
 from mymodels.moco import ARCHITECTURES
@@ -179,7 +179,7 @@ SIGNALS: dict[str, tuple[str, Moment, int, str]] = {  # with the exit status, an
     "in_the_baseline": ("repair", at(passes, "smoothed_loss", 2, last=interrupt(TERM)), 143, ".partial.t7"),
     "in_an_ssl_step": ("repair", at(passes, "ssl_step", 3, last=interrupt(INT)), 130, STATE),
     "twice_in_an_ssl_step": ("repair", at(passes, "ssl_step", 2, last=interrupt(INT, TERM)), 143, STATE),
-    "in_a_measurement": ("repair", at(Training, "measure", 1, last=interrupt(TERM)), 143, STATE),
+    "in_a_measurement": ("repair", at(Course, "measure", 1, last=interrupt(TERM)), 143, STATE),
     "after_the_last_epoch": ("repair", at(output, "write_selected", 1, last=interrupt(INT)), 130, STATE),
     "in_a_training": ("train_classifier", at(passes, "smoothed_loss", 6, last=interrupt(TERM)), 143, MODEL_STATE),
     "in_the_features": ("pretrain_moco", at(contrastive, "pair", 3, last=interrupt(INT)), 130, MOCO_STATE),

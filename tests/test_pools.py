@@ -9,7 +9,7 @@ import repair
 from conftest import CALL, read_rows, refusal, write_pool, write_tiny
 from hybridrepair.annotation.oracle import Oracle
 from hybridrepair.base import checkpoint
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
 
 NOISE = np.random.default_rng(1).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
 POOLS = {  # images and labels

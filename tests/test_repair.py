@@ -36,7 +36,7 @@ from hybridrepair.images import data
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.run import output, table
 from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
 from hybridrepair.selection.uncertainty import Tau
 from hybridrepair.training import baseline
 from mymodels import mobilenet
@@ -910,14 +910,14 @@ def test_a_model_whose_weights_or_logits_are_not_finite_is_named_before_anything
 
 
 def test_what_breaks_in_the_measurement_after_an_epoch_is_told_with_it(field, capsys, monkeypatch):
-    genuine = hybridrepair.run.repair.Training.measure
+    genuine = hybridrepair.run.course.Course.measure
 
     def overflowing(training, model, record):
         if record["epoch"] == 2:
             model.linear.bias.data.fill_(np.inf)
         genuine(training, model, record)
 
-    monkeypatch.setattr(hybridrepair.run.repair.Training, "measure", overflowing)
+    monkeypatch.setattr(hybridrepair.run.course.Course, "measure", overflowing)
     message = refused(capsys, "--solution", "random")
     assert "error: after epoch 2 of fine-tuning, the logits or features of 120 of 120 images are not finite; lower --" in message
     (state,) = Path("save").rglob("repair.partial.t7")

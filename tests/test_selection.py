@@ -10,7 +10,7 @@ from hybridrepair.base.errors import run
 from hybridrepair.base.rows import write_rows
 from hybridrepair.run import output
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import ABSENT, CHANGED, Identity, identity_of, places
 from hybridrepair.selection.clustering import NOISE, Regions
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 TOLD = ("seed", "mean", "std", "code", "noise")  # settings of a choice that may change before it is answered
 NAME = "manifest.json"

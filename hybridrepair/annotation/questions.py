@@ -20,7 +20,7 @@ from hybridrepair.base.text import text_of
 from hybridrepair.images.pictures import upright
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 FORMATS = ("csv", "label-studio", "folders")
 REGIONS = "regions.csv"

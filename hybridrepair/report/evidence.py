@@ -15,7 +15,7 @@ from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.arrays import UNKNOWN, image_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 REGIONS, MEMBERS = 12, 7  # shown at most, and of each region beside its representative
 ALONE = 36  # annotated images shown where none stands for a region

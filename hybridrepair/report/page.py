@@ -23,7 +23,7 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.report import charts, evidence, plots
 from hybridrepair.report.evidence import Evidence
 from hybridrepair.report.intervals import paired, wilson
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
 
 FILE, RECORD, PREDICTIONS = "report.html", "run.json", "predictions.npz"
 CLASSES = 40  # classes shown at most before the reader opens the rest

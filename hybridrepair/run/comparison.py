@@ -20,7 +20,7 @@ from hybridrepair.base.text import line_of
 from hybridrepair.run.flags import number
 from hybridrepair.run.table import COLUMNS, IDENTITY
 from hybridrepair.run.table import read as read_table
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
 
 METRICS = {
     "acc_after": "T2 accuracy (%) after the last epoch",

@@ -14,7 +14,7 @@ from hybridrepair.images.registry import DATASETS, Defaults, defaults_of
 from hybridrepair.report.tracking import TRACKERS
 from hybridrepair.selection.clustering import CLUSTERINGS
 from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
-from hybridrepair.selection.strategies import PUBLISHED_NAMES, SOLUTIONS
+from hybridrepair.selection.solutions import PUBLISHED_NAMES, SOLUTIONS
 from mymodels import MODELS, check
 from mymodels.sources import FORMS
 
@@ -138,7 +138,8 @@ def repair_parser(doc: str) -> Parser:
                        "speed, not the result")
 
     group = parser.add_argument_group("annotation")
-    group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of repair")
+    group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of "
+                       "repair: hybrid is HybridRepair as published; hybrid+ chooses as it does, and trains on what a teacher says")
     parser.add_of_dataset(group, "--p_budget", "p_budget", "percent of the pool that may be annotated in one round", type=float)
     group.add_argument("--labels", metavar="PATH", help="your annotators' answers, asked instead of the dataset's labels: a CSV "
                        "file, an export of Label Studio, or a folder of sorted images")
@@ -148,8 +149,8 @@ def repair_parser(doc: str) -> Parser:
                        "kinds; repeat it for several rounds: these images and the members of their regions are not chosen again, "
                        "and are trained on")
     group.add_argument("--allow_missing", action="store_true", help="leave images without an answer out, and their regions")
-    parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, typiclust and coreset read: {MOCO}, {MODEL} (of the model under "
-                          f"repair), the path of a MoCo v3 checkpoint, or a pretrained network as it is: {TIMM}NAME, or "
+    parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, hybrid+, typiclust and coreset read: {MOCO}, {MODEL} (of the "
+                          f"model under repair), the path of a MoCo v3 checkpoint, or a pretrained network as it is: {TIMM}NAME, or "
                           "FILE.py:FUNCTION, whose code is run and returns it (hybridrepair/selection/extractor.py)", metavar="NAME")
 
     group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
@@ -173,6 +174,8 @@ def repair_parser(doc: str) -> Parser:
 
     group = parser.add_argument_group("fine-tuning")
     parser.add_of_dataset(group, "--retrain_lr", "retrain_lr", "learning rate", type=number(float, 0, above=True))
+    group.add_argument("--distill_lr", type=number(float, 0, above=True), default=0.05, help="highest learning rate of hybrid+, which "
+                       "falls to 0 over its epochs; --retrain_lr is then that of the fine-tuning before repair")
     group.add_argument("--retrain_weightdecay", type=number(float, 0), default=5e-4, help="weight decay")
     parser.add_of_dataset(group, "--retrain_epoch", "retrain_epoch", "epochs", type=number(int, 1))
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")

@@ -27,7 +27,7 @@ from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import save_path_of
 from hybridrepair.selection.clustering import NOISE
 from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 from hybridrepair.selection.uncertainty import VIEWS
 
 

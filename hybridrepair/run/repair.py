@@ -1,12 +1,9 @@
-"""The repair itself: select, annotate and propagate, fine-tune with a measurement after each epoch, report."""
+"""The repair itself: select, annotate and propagate, train, report."""
 import shlex
-import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hybridrepair.annotation.manifest import NAME as MANIFEST
@@ -14,18 +11,13 @@ from hybridrepair.annotation.manifest import listed, manifest_of
 from hybridrepair.base import checkpoint, formats, interruption, provenance, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
-from hybridrepair.base.finiteness import blamed
-from hybridrepair.images.arrays import UNKNOWN, save
+from hybridrepair.images.arrays import save
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
 from hybridrepair.run import output
-from hybridrepair.run.models import recipe_of
+from hybridrepair.run.course import course_of
 from hybridrepair.run.scenario import BIASED, Scenario
-from hybridrepair.run.settings import annotates, semi_supervised
-from hybridrepair.selection.strategies import SOLUTIONS, Selection
-from hybridrepair.selection.uncertainty import Unsmoothness, normalised
-from hybridrepair.training.finetune import finetune, remedy_of
-from hybridrepair.training.passes import Labelled, Unlabelled
+from hybridrepair.selection.solutions import SOLUTIONS, Selection
 
 
 @dataclass
@@ -65,7 +57,7 @@ def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
     with task.stage("select"):  # before the fine-tuning, which would be in vain where a label is missing
         selection = answerable(task) if args.allow_missing else task.selection
         answers = task.oracle.annotate(selection.annotated)
-        training = Training(task, selection, answers)
+        course = course_of(task, selection, answers)
     with task.stage("load"):
         before = task.predictions_of(models.tuned)
         acc_before = task.score(before)
@@ -73,13 +65,11 @@ def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
     if acc_raw is not None:
         told += f", {task.judged_on} acc {acc_raw:.2f} as trained, {acc_before:.2f} before repair"
     print(told, flush=True)
-    row = {"n_annotated": task.oracle.n_asked, "annotated_wrong": training.annotated_wrong, "n_propagated": training.n_propagated,
-           "propagation_acc": training.propagation_acc, "n_known": training.n_known, **training.taus,
-           "n_unlabelled": training.n_unlabelled, "acc_raw": acc_raw, "acc_before": acc_before, "judged_on": task.judged_on,
-           **training.start}
+    row = {"n_annotated": task.oracle.n_asked, **course.start, "acc_raw": acc_raw, "acc_before": acc_before,
+           "judged_on": task.judged_on}
     print(line_of_selection(row), flush=True)
     model = models.to_repair()
-    epochs = training.run(model, state_of(training.digest()), log)
+    epochs = course.run(model, state_of(course.digest()), log)
     after = task.predictions_of(model)
     return Outcome(model, selection, answers, before, after, epochs, row | end_of(task, epochs, before, after))
 
@@ -93,98 +83,6 @@ def answerable(task: Scenario) -> Selection:
         left_out = [task.oracle.name(place) for place in selection.annotated[~known].tolist()]
         print(f"left out, without an answer: {listed(left_out)}", flush=True)
     return selection.only(known)
-
-
-def sampling_weights(rule: str, labels: np.ndarray, trust: np.ndarray | float = 1.0) -> np.ndarray:
-    """How likely SSL draws each pool image, float64 [N], by the solution's rule for the unlabelled data.
-
-    labels int64 [N] with UNKNOWN; trust float64 [N] is the weight of an image without a label.
-    """
-    return np.where(labels != UNKNOWN, 0.0 if rule == "rest" else 1.0, trust)
-
-
-class Training:
-    """The fine-tuning of a repair: what is trained on, and how trust in the unlabelled images follows the model."""
-
-    def __init__(self, task: Scenario, selection: Selection, answers: np.ndarray):
-        """answers int64 [B] are the labels of the annotated images."""
-        pool = task.pool
-        self.task, self.solution = task, SOLUTIONS[task.args.solution]
-        new, self.propagated = selection.labels(answers), selection.propagated
-        self.labels = np.where(new == UNKNOWN, task.known, new)
-        self.n_known = int((self.labels != UNKNOWN).sum() - (new != UNKNOWN).sum())
-        self.n_propagated, self.propagation_acc = output.propagation(pool, selection, new)
-        wrong = pool.probs.argmax(1).cpu().numpy()[selection.annotated] != answers
-        self.annotated_wrong = 100 * float(wrong.mean()) if len(wrong) else None
-        self.taus, self.start, self.mask = {}, {}, np.ones(pool.n, bool)
-        trusts = semi_supervised(task.args) and self.solution.unlabelled == "trusted"
-        if self.solution.by_region:
-            self.taus = {"tau_auto": task.tau_estimates.auto, "tau_avg": task.tau_estimates.average}
-            if trusts and task.args.exp == 0:
-                self.taus["tau"] = task.tau
-                self.mask = pool.unsmoothness.cpu().numpy() <= task.tau
-            self.start = {f"{name}_before": value for name, value in self.measures(pool.uncertainty).items()}
-        self.unlabelled: Unlabelled | None = None
-        if semi_supervised(task.args):
-            trust = self.trust(pool.unsmoothness) if trusts else 1.0
-            self.unlabelled = Unlabelled(sampling_weights(self.solution.unlabelled, self.labels, trust), once=not trusts)
-        weights = self.unlabelled.weights if self.unlabelled is not None else np.zeros(pool.n)
-        self.n_unlabelled = int(((weights > 0) & (self.labels == UNKNOWN)).sum())
-
-    def digest(self) -> str:
-        """What tells this training from another of the same run: the labels of the pool; the identity of a run knows all else."""
-        return checkpoint.digest(self.labels)
-
-    def trust(self, unsmoothness: Tensor) -> np.ndarray:
-        """Weights float64 [N] of unlabelled images from their unsmoothness [N] as it is now, within the location mask."""
-        return np.where(self.mask, 1 - unsmoothness.cpu().numpy() if self.task.args.u_weight else 1.0, 0.0)
-
-    def measures(self, seen: Unsmoothness) -> dict[str, float | None]:
-        """What is reported of the views of the pool: the sum of its unsmoothness, and how many percent of the guessed labels are right.
-
-        On the trusted images that SSL uses without a label, and on those that took another's. Nothing is decided by it.
-        """
-        guess, trusted = seen.guess.cpu().numpy(), self.mask & (self.labels == UNKNOWN) & semi_supervised(self.task.args)
-        return {"unsmoothness": normalised(seen.mean_entropy).sum().item(),
-                "guess_acc_trusted": output.right(self.task.pool, guess, trusted),
-                "guess_acc_propagated": output.right(self.task.pool, guess, self.propagated)}
-
-    def run(self, model: nn.Module, kept: states.Kept | None, log: Callable[[dict], None]) -> list[dict]:
-        """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, printed and told to `log`."""
-        task, pool = self.task, self.task.pool
-        labelled = torch.from_numpy(np.flatnonzero(self.labels != UNKNOWN)).to(task.device)
-        known = torch.from_numpy(self.labels).to(task.device)
-        chosen = Labelled(pool.images[labelled], known[labelled]) if annotates(task.args) else None
-        epochs = [*kept.state["records"]] if kept and kept.state else []
-        if kept and kept.state:
-            print(f"going on after epoch {len(epochs)}, from {kept.path}", flush=True)
-        for record in epochs:
-            log(record)
-        recipe = recipe_of(task.args, "repair", task.seed)
-        tuning = finetune(model, task.normalise, task.train, recipe, chosen, pool=pool.images, known=known, unlabelled=self.unlabelled,
-                          kept=kept)
-        with closing(tuning):  # at once where a measurement is interrupted, so that the state is kept
-            for record in tuning:
-                start = time.perf_counter()
-                with blamed(f"after epoch {record['epoch']} of fine-tuning, ", remedy_of(recipe, self.unlabelled is not None)):
-                    self.measure(model, record)
-                record["seconds_measure"] = time.perf_counter() - start
-                epochs.append(record)
-                print(line_of(record, task.args.retrain_epoch, task.judged_on), flush=True)
-                log(record)
-        task.seconds |= {"finetune": sum(record["seconds"] for record in epochs),
-                         "measure": sum(record["seconds_measure"] for record in epochs)}
-        return epochs
-
-    def measure(self, model: nn.Module, record: dict) -> None:
-        """Add accuracy and measures after an epoch to its record; the sampling weights follow the unsmoothness."""
-        record["acc"] = self.task.accuracy_of(model)
-        if self.solution.by_region:  # baselines have no use for it, and it costs as much as an epoch
-            seen = self.task.pool.uncertainty_of(model)
-            record |= self.measures(seen)
-            if self.unlabelled is not None and not self.task.args.disable_dynamic_u_weight:
-                trust = self.trust(normalised(seen.mean_entropy))
-                self.unlabelled.weights = sampling_weights(self.solution.unlabelled, self.labels, trust)
 
 
 def end_of(task: Scenario, epochs: list[dict], before: Tensor, after: Tensor) -> dict:
@@ -202,7 +100,7 @@ def end_of(task: Scenario, epochs: list[dict], before: Tensor, after: Tensor) ->
 
 def smoothest_of(task: Scenario, epochs: list[dict]) -> dict | None:
     """The record of the epoch with the smoothest pool, None for a solution that does not measure it."""
-    return min(epochs, key=lambda each: each["unsmoothness"]) if SOLUTIONS[task.args.solution].by_region else None
+    return min(epochs, key=lambda each: each["unsmoothness"]) if SOLUTIONS[task.args.solution].trusts else None
 
 
 def write(task: Scenario, results: output.Run, outcome: Outcome) -> None:
@@ -266,13 +164,8 @@ def line_of_selection(row: dict) -> str:
     told += [f"unlabelled {row['n_unlabelled']}"] + ([f"tau {row['tau']:.4f}"] if "tau" in row else [])
     estimates = [f"{row[key]:.4f} ({name})" for key, name in (("tau_auto", "automatic"), ("tau_avg", "average"))
                  if row.get(key) is not None]
+    if row.get("teacher"):
+        right = "" if row["teacher_acc"] is None else f" ({row['teacher_acc']:.2f} % right)"
+        told += [f"taught by {row['teacher']}{right}"]
     told += [f"estimates of tau {', '.join(estimates)}"] if estimates else []
     return ", ".join(told)
-
-
-def line_of(record: dict, epochs: int, part: str) -> str:
-    """One line an epoch, for the terminal; `part` is the one that accuracy is reported on."""
-    told = [f"epoch {record['epoch']:2d}/{epochs}"] + ([f"{part} acc {record['acc']:.2f}"] if part else [])
-    told += [f"{name} {record[key]:.4f}" for name, key in (("loss", "loss"), ("SSL loss", "ssl_loss")) if record[key] is not None]
-    told += [f"unsmoothness {record['unsmoothness']:.1f}"] if "unsmoothness" in record else []
-    return "  ".join([*told, f"{record['images'] / record['seconds']:.0f} images/s"])

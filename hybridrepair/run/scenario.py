@@ -26,7 +26,7 @@ from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import regions
 from hybridrepair.selection.extractor import extractor_of
 from hybridrepair.selection.pool import REMEDY, Pool
-from hybridrepair.selection.strategies import PUBLISHED_NAMES, Selection, nothing
+from hybridrepair.selection.solutions import PUBLISHED_NAMES, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training.passes import Labelled
 from mymodels.sources import is_foreign

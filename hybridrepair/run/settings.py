@@ -8,7 +8,8 @@ from hybridrepair.base.version import code_version
 from hybridrepair.images.arrays import SIZE
 from hybridrepair.images.data import Dataset
 from hybridrepair.selection.extractor import MODEL, Extractor
-from hybridrepair.selection.strategies import SOLUTIONS
+from hybridrepair.selection.solutions import SOLUTIONS
+from hybridrepair.training import distillation
 from hybridrepair.training.passes import BATCH, STEP, micro_batch_of
 from hybridrepair.training.statistics import STATISTICS_BATCH
 from mymodels.sources import file_name
@@ -24,9 +25,9 @@ def save_path_of(args) -> Path:
 
 
 def uses_embedding(args) -> bool:
-    """Whether the solution selects by the features that --fe names."""
+    """Whether the solution selects by the features that --fe names, or has a teacher that reads them."""
     solution = SOLUTIONS[args.solution]
-    return solution.embeds and (args.sel_l_data or not solution.by_region)
+    return solution.embeds and (args.sel_l_data or not solution.by_region or solution.taught)
 
 
 def semi_supervised(args) -> bool:
@@ -83,11 +84,13 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
             names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
             if args.cell_size and args.cluster != "dbscan":  # which is not cut by cells
                 names += ["cell_size"]
-        if args.sel_u_data:
+        if args.sel_u_data and SOLUTIONS[args.solution].taught:
+            names += ["distill_lr"]
+        elif args.sel_u_data:
             names += ["exp", "u_weight", "disable_dynamic_u_weight"]
             if args.exp == 0:
                 names += [tau_rule(args)]
-    if semi_supervised(args):
+    if semi_supervised(args) and not SOLUTIONS[args.solution].taught:
         names += ["lam_ul"]
     settings = {name: getattr(args, name) for name in names}
     if "cell_size" in names and "min_samples" in names:
@@ -102,7 +105,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
         settings["allow_missing"] = True
     if args.feature_layer:
         settings["feature_layer"] = args.feature_layer
-    largest = STEP if semi_supervised(args) else BATCH
+    largest = BATCH if not semi_supervised(args) else distillation.STEP if SOLUTIONS[args.solution].taught else STEP
     return settings | code_version() | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {
         "data": data, "weights": weights}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.selection.clustering import NOISE, Regions
 from hybridrepair.selection.pool import Pool
-from hybridrepair.selection.strategies import Selection, select
+from hybridrepair.selection.solutions import Selection, select
 
 
 class Candidates:

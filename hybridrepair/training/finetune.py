@@ -1,4 +1,4 @@
-"""Fine-tuning the model under repair: epochs of a supervised and an SSL pass, which go on from their last state.
+"""Fine-tuning the model under repair: epochs of a supervised and an SSL pass, or of distillation, which go on from their last state.
 
 Source: HybridRepair (Li, Chen, Xu, ISSTA 2022).
 """
@@ -16,6 +16,7 @@ from hybridrepair.base.finiteness import blamed, placed, require_weights, sum_of
 from hybridrepair.base.states import Kept
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
+from hybridrepair.training.distillation import distillation_pass
 from hybridrepair.training.passes import SMOOTHING, After, Labelled, Unlabelled, micro_batch_of, replay_of, ssl_pass, supervised_pass
 from hybridrepair.training.statistics import STATISTICS_BATCH, estimate_statistics, statistics_images
 
@@ -24,9 +25,9 @@ MOMENTUM = 0.9
 
 @dataclass
 class Recipe:
-    """How to fine-tune: the settings of the optimiser and of the two passes."""
+    """How to fine-tune: the settings of the optimiser and of the passes."""
     epochs: int = 10
-    lr: float = 0.001
+    lr: float = 0.001  # of distillation: the highest
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
@@ -43,26 +44,29 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def remedy_of(recipe: Recipe, ssl: bool = False) -> str:
-    """What to do about a fine-tuning by a recipe, with or without SSL passes, whose numbers are no longer finite."""
-    given = {"--retrain_lr": "lr", "--retrain_weightdecay": "weight_decay"} | ({"--lam_ul": "lam_ul"} if ssl else {})
+def remedy_of(recipe: Recipe, ssl: bool = False, taught: bool = False) -> str:
+    """What to do about a fine-tuning by a recipe, with SSL passes or `taught` by distillation, whose numbers are no longer finite."""
+    given = {"--distill_lr" if taught else "--retrain_lr": "lr", "--retrain_weightdecay": "weight_decay"}
+    given |= {"--lam_ul": "lam_ul"} if ssl else {}
     flag = max(given, key=lambda each: getattr(recipe, given[each]) / getattr(Recipe, given[each]))  # the farthest above its default
     return f"lower {flag} than {getattr(recipe, given[flag]):g}, the likely cause"
 
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
              smoothing: float = SMOOTHING, pool: Tensor | None = None, known: Tensor | None = None,
-             unlabelled: Unlabelled | None = None, kept: Kept | None = None) -> Generator[dict]:
+             unlabelled: Unlabelled | None = None, targets: Tensor | None = None, kept: Kept | None = None) -> Generator[dict]:
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
-    `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]. What is
-    replayed is decided before each pass; without train images SSL sees all the chosen ones instead. The state goes to `kept` after
+    `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]; targets
+    float32 [N, C] are soft labels of the pool for a pass of distillation. What is replayed is decided before each pass; distillation
+    replays all train images, and without train images SSL sees all the chosen ones instead. The state goes to `kept` after
     each epoch, with what the caller has added to its record and the weights of `unlabelled` as they are by then, and now and then
     within a pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss, the weights
     or what they predict are no longer finite, or all of the model is frozen.
     """
     optimizer = torch.optim.SGD(trainable(model), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     micro_batch = micro_batch_of(recipe.micro_batch, *train.images.shape[1:3])
+    remedy = remedy_of(recipe, unlabelled is not None, targets is not None)
     state = kept.state if kept and kept.state else {"records": [], "halfway": None}
     records: list[dict] = state["records"]
     if "model" in state:
@@ -85,7 +89,7 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
 
     def passes(record: dict, replay: Tensor | None = None, step: int = 0, total: float = 0.0, supervised: bool = False,
                done: bool = False) -> None:
-        """Both passes of an epoch into its record; given a replay, from that step of the SSL pass, or of the supervised one, on."""
+        """The passes of an epoch into its record; given a replay, from that step of the SSL pass, or of the supervised one, on."""
         if done:
             return
         start, spent, epoch = time.perf_counter(), record["seconds"], record["epoch"]
@@ -113,6 +117,11 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             loss, n = ssl_pass(model, optimizer, normalise, labelled, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed,
                                epoch, step, total, after(False), micro_batch)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
+        if targets is not None and pool is not None:
+            replay = torch.arange(len(train.labels), device=train.labels.device)
+            loss, record["images"] = distillation_pass(model, optimizer, normalise, train, pool, targets, recipe.lr, recipe.epochs,
+                                                       recipe.seed, epoch, step, total, after(False), micro_batch)
+            record["loss"] = loss.item()
         if recipe.estimated_statistics and replay is not None:
             with seeded(key(recipe.seed, "statistics layers", epoch), replay.device):
                 estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch),
@@ -122,7 +131,7 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
 
     for epoch in range(len(records) + 1, recipe.epochs + 1):
         begun = state.pop("halfway", None) or {"record": {"epoch": epoch, "loss": None, "ssl_loss": None, "images": 0, "seconds": 0.0}}
-        with interruption.deferred(), blamed(f"epoch {epoch} of fine-tuning, ", remedy_of(recipe, unlabelled is not None)):
+        with interruption.deferred(), blamed(f"epoch {epoch} of fine-tuning, ", remedy):
             passes(**begun)
             record = begun["record"]
             keep(lambda: {"record": record, "done": True})  # noqa: B023  # called at once

@@ -9,7 +9,7 @@ import torch
 from conftest import field_of, refusal
 from hybridrepair.annotation.manifest import Manifest, Origin, beside, check, listed, manifest_of, selection_of
 from hybridrepair.selection.clustering import NOISE, Regions
-from hybridrepair.selection.strategies import Selection, one_by_one
+from hybridrepair.selection.solutions import Selection, one_by_one
 
 ORIGIN = Origin({"file": "a.t7", "digest": "9f"}, ["cat", "dog"], {"n": 6, "digest": "77"}, {"solution": "hybrid", "seed": "10"})
 # images 4 and 1 stand for regions 7 (2, 4, 5) and 3 (0, 1), and image 3 for itself

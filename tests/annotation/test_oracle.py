@@ -10,7 +10,7 @@ from conftest import field_of, refusal
 from hybridrepair.annotation.manifest import Manifest, Origin, manifest_of
 from hybridrepair.annotation.oracle import UNKNOWN, Oracle, budget_of, known_labels, labels_of, oracle_of
 from hybridrepair.images.identity import digest_of, identity_of
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 ORIGIN = Origin({"file": "", "digest": ""}, [], {"n": 0, "digest": ""}, {})
 

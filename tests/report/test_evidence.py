@@ -8,7 +8,7 @@ import torch
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.report import evidence
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 TRUTH = [0, 0, 1, 1, 2, 2, 0, 1]  # of all images: 0 to 3 are T2, 4 to 7 the pool
 

@@ -14,7 +14,7 @@ from PIL import Image
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.report import evidence, plots
 from hybridrepair.selection.clustering import NOISE, Regions
-from hybridrepair.selection.strategies import Selection, nothing
+from hybridrepair.selection.solutions import Selection, nothing
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "dog", "owl"]

@@ -14,7 +14,7 @@ from hybridrepair.base.files import write_json
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import output
 from hybridrepair.selection.clustering import NOISE
-from hybridrepair.selection.strategies import Selection
+from hybridrepair.selection.solutions import Selection
 
 
 def lines(path: Path) -> list[list[str]]:

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.selection.candidates import Candidates, select_among
 from hybridrepair.selection.clustering import NOISE, regions
-from hybridrepair.selection.strategies import SOLUTIONS, select
+from hybridrepair.selection.solutions import SOLUTIONS, select
 
 BUDGET = 6
 

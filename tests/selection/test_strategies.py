@@ -14,11 +14,10 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection import strategies
 from hybridrepair.selection.clustering import NOISE, Regions, regions
+from hybridrepair.selection.solutions import SOLUTIONS, Selection, by_region, nothing, one_by_one, select
 from hybridrepair.selection.strategies import (
     ROUNDING,
-    SOLUTIONS,
     badge,
-    by_region,
     coreset,
     distance_to_neighbours,
     entropy,
@@ -26,9 +25,6 @@ from hybridrepair.selection.strategies import (
     gradient_distance,
     margin,
     mcp,
-    nothing,
-    one_by_one,
-    select,
     spread,
     squared_distance,
     typiclust,
@@ -435,7 +431,7 @@ LABEL = [0, 0, 1, 1, 1, 2, NOISE, NOISE]
 UNSMOOTHNESS = [.9, .3, .5, .2, .6, .95, 1, .99]  # sums 1.2, 1.3, .95
 
 
-def labelled(budget: int, seed: int = 0) -> strategies.Selection:
+def labelled(budget: int, seed: int = 0) -> Selection:
     return by_region(Regions(torch.tensor(LABEL), torch.tensor([1, 3, 5])), torch.tensor(UNSMOOTHNESS).double(), budget, seed)
 
 

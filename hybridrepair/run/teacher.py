@@ -1,0 +1,45 @@
+"""The teacher of hybrid+: what the model under repair and a linear classifier on features say of the pool together."""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.run.scenario import Scenario
+from hybridrepair.selection.features import extract
+from hybridrepair.selection.uncertainty import predict
+from hybridrepair.training.opinions import logs, opinion_of_features, pooled
+from hybridrepair.training.passes import smoothed_one_hot
+
+
+class Teacher(NamedTuple):
+    """Soft labels of the pool, float32 [N, C], and the weights of the opinions that they were made of, as a text."""
+    targets: Tensor
+    told: str
+
+
+def train_features(task: Scenario) -> Tensor:
+    """The features of the replayed train images, float32 [M, D], as those of the pool are made."""
+    if not len(task.train.labels):
+        return task.pool.embedding[:0]
+    if task.extractor is not None:
+        return extract(task.extractor, task.normalise, task.train.images, task.batch_size)
+    return normalize(predict(task.models.raw, task.normalise, task.train.images, task.batch_size, features=True)[1], dim=1)
+
+
+def teacher_of(task: Scenario, labels: np.ndarray) -> Teacher:
+    """Soft labels of a scenario's pool, whose known labels int64 [N] decide how much each opinion counts; UNKNOWN elsewhere.
+
+    Images with a known label get it, smoothed as elsewhere; nothing is decided by other labels of the pool.
+    """
+    pool, known = task.pool, np.flatnonzero(labels != UNKNOWN)
+    answers, classes = torch.from_numpy(labels[known]), task.dataset.num_classes
+    said, unseen = opinion_of_features(train_features(task).cpu().numpy(), task.train.labels.cpu().numpy(),
+                                       pool.embedding.cpu().numpy(), known, labels[known], classes, task.seed)
+    of_model, of_features = logs(pool.probs.cpu()), logs(torch.from_numpy(said))
+    weights = pooled(torch.stack([of_model[known], logs(torch.from_numpy(unseen))]), answers)
+    targets = weights.probs(torch.stack([of_model, of_features])).float()
+    targets[known] = smoothed_one_hot(answers, classes)
+    return Teacher(targets, f"model {weights.weights[0]:.2f} features {weights.weights[1]:.2f}")
