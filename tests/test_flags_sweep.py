@@ -49,7 +49,7 @@ UNDER_REPAIR = (f"{IMAGES} --data_path data --model2test_arch net.py:build --mod
 HYBRID = (f"{UNDER_REPAIR} {MACHINE} --solution hybrid --sel_l_data --sel_u_data --u_weight --disable_dynamic_u_weight "
           "--cluster hybrid --cell_size 12 --exp 0 --auto_tao --lam_ul 5 --estimated_statistics --micro_batch 64 --force "
           "--save_every 0 --report_to wandb --step 100 --latent_space_plot --tcp 55")
-OTHERWISE = f"{UNDER_REPAIR} --cluster dbscan --eps 0.2 --tao 0.4 --no_replay"
+OTHERWISE = f"{UNDER_REPAIR} --cluster dbscan --eps 0.2 --tao 0.4 --no_replay --distill_lr 1"
 CALLS = [
     ("train", f"{IMAGES} {MACHINE} --data_root data --model net.py:build --class_weight 1 --n_epochs 2 --lr 0.02 --batch_size 8 "
               "--manualSeed 3 --save_every 0 --save_path logs --checkpoint_path models --report_to wandb --force --pretrained "
@@ -66,6 +66,7 @@ CALLS = [
     ("select", f"{OTHERWISE} --out second --check"),
     ("select", f"{OTHERWISE} --labelled answered.csv --out second --allow_missing --avg_tao"),
     ("repair", f"{OTHERWISE} --labels some.csv --manifest second/manifest.json --allow_missing --labelled answered.csv"),
+    ("repair", f"{UNDER_REPAIR} --solution hybrid+ --distill_lr 0.03"),
     ("tables", "out --rows solution dataset --columns p_budget --metric acc_best --format csv --output table.csv --plot plot.png"),
     ("tables", "--report out"),
     ("tables", "--rebuild out"),
@@ -87,7 +88,8 @@ SHARED = UNKNOWN_DATA | WRONG_MACHINE | {
     "--fe": ("none.tar", "no feature extractor none.tar"),
     "--sel_l_data": SWITCH, "--sel_u_data": SWITCH, "--u_weight": SWITCH, "--disable_dynamic_u_weight": SWITCH, "--cluster": "round",
     "--avg_clustersize": "0", "--cell_size": "-1", "--eps": "2.5", "--min_samples": "0", "--exp": "1", "--tao": "1.5",
-    "--auto_tao": SWITCH, "--avg_tao": SWITCH, "--retrain_lr": "0", "--retrain_weightdecay": "-1", "--retrain_epoch": "0",
+    "--auto_tao": SWITCH, "--avg_tao": SWITCH, "--retrain_lr": "0", "--distill_lr": "0",
+    "--retrain_weightdecay": "-1", "--retrain_epoch": "0",
     "--lam_ul": "-1", "--estimated_statistics": SWITCH, "--no_replay": SWITCH, "--micro_batch": "1", "--manualSeed": "-1",
     "--save_path": (FILE, f"{FILE} cannot be used"), "--force": SWITCH, "--save_every": "nan", "--check": SWITCH,
     "--report_to": "paper", "--step": "far", "--latent_space_plot": SWITCH, "--tcp": "1.5"}
@@ -219,7 +221,7 @@ def test_right_values_of_a_pretraining_are_its_settings(here):
 
 def test_right_values_of_a_repair_are_its_settings(here):
     with open("out/results.csv", newline="") as file:
-        hybrid, otherwise, average, answered = csv.DictReader(file)
+        hybrid, otherwise, average, answered, taught = csv.DictReader(file)
     assert [hybrid[name] for name in ("dataset", "model", "model_number", "solution", "p_budget", "seed")] == [
         "tiny", "net.py:build", "1", "hybrid", "20", "3"]
     for row, words in (
@@ -227,7 +229,7 @@ def test_right_values_of_a_repair_are_its_settings(here):
                      "cell_size=12 exp=0 auto_tao=1 lam_ul=5 estimated_statistics=1 micro_batch=64 precision=bfloat16 img_size=8 "
                      "retrain_lr=0.02 retrain_epoch=1 retrain_weightdecay=0 fe=model2test feature_layer=5"),
             (otherwise, "cluster=dbscan eps=0.2 tao=0.4 no_replay=1"), (average, "avg_tao=1"),
-            (answered, "labels= labelled= allow_missing=1")):
+            (answered, "labels= labelled= allow_missing=1"), (taught, "distill_lr=0.03")):
         missing = [word for word in words.split() if word not in row["settings"]]
         assert not missing, (missing, row["settings"])
     assert (otherwise["n_annotated"], otherwise["n_known"]) == ("6", "0")  # 20 % of 30
@@ -239,7 +241,7 @@ def test_right_values_of_a_selection_and_of_tables_make_their_files(here):
     made = json.loads((here / "second/manifest.json").read_text())
     assert "labelled" in json.dumps(made)
     assert "net.py:build" in (here / "table.csv").read_text() and (here / "plot.png").is_file()
-    assert len(list((here / "out").rglob("report.html"))) == 4
+    assert len(list((here / "out").rglob("report.html"))) == 5
 
 
 # --- the variables of the scripts: right, wrong, and the flag that they become

@@ -77,7 +77,7 @@ def test_a_degenerate_pool_is_repaired_within_its_budget(field, unpainted, place
     counts = budgets(len(POOLS[pool][1]))
     for budget in counts:
         check(pool, "hybrid", budget)
-    for order, solution in enumerate([*SOLUTIONS][place % 6:-1:6]):
+    for order, solution in enumerate([each for each in SOLUTIONS if each != "hybrid"][place % 6::6]):
         check(pool, solution, counts[(place + order) % len(counts)])
 
 

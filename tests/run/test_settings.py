@@ -140,6 +140,7 @@ OTHER = {  # flags that change a result; beside some, what they need to do so
     "--fe": ["net.py:net"], "--sel_l_data": [], "--sel_u_data": [], "--u_weight": [], "--disable_dynamic_u_weight": [],
     "--cluster": ["kmeans"], "--avg_clustersize": ["5"], "--cell_size": ["7"], "--eps": ["0.2", "--cluster", "dbscan"],
     "--min_samples": ["4"], "--exp": ["-1"], "--tao": ["0.3"], "--auto_tao": [], "--avg_tao": [], "--retrain_lr": ["0.00100000001"],
+    "--distill_lr": ["0.04", "--solution", "hybrid+"],
     "--retrain_weightdecay": ["0"], "--retrain_epoch": ["2"], "--lam_ul": ["50"], "--estimated_statistics": [], "--no_replay": [],
     "--micro_batch": ["20"], "--manualSeed": ["11"], "--precision": ["bfloat16"], "--labels": ["answers.csv"],
     "--labelled": ["answers.csv"], "--allow_missing": []}
@@ -174,8 +175,19 @@ def test_every_flag_that_changes_a_result_tells_runs_apart_and_no_other_does(oth
         assert (start(flag, *value) != start()) == (flag in STARTS), flag
 
 
+def test_hybrid_plus_tells_its_own_settings_and_not_those_of_the_published_training(field):
+    told = [each.partition("=")[0] for each in identity("--solution", "hybrid+")["settings"].split()]
+    published = [each.partition("=")[0] for each in identity("--solution", "hybrid")["settings"].split()]
+    assert set(told) - set(published) == {"distill_lr"}
+    assert set(published) - set(told) == {"exp", "tao", "u_weight", "disable_dynamic_u_weight", "lam_ul"}
+    assert "distill_lr" not in identity("--solution", "hybrid+", "--sel_l_data")["settings"]
+    assert "fe=" in identity("--solution", "hybrid+", "--sel_u_data")["settings"]  # which its teacher reads
+    assert "fe=" not in identity("--solution", "hybrid", "--sel_u_data")["settings"]
+
+
 @pytest.mark.parametrize("flags", [["--eps", "0.2"], ["--tao", "0.3", "--auto_tao"], ["--cell_size", "7", "--cluster", "dbscan"],
-                                   ["--micro_batch", "640"]])
+                                   ["--micro_batch", "640"], ["--distill_lr", "0.04"],
+                                   ["--micro_batch", "256", "--solution", "hybrid+"]])
 def test_a_flag_that_has_no_effect_beside_others_makes_no_other_run(field, flags):
     assert identity(*flags) == identity(*flags[2:])
 
