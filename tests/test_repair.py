@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-import hybridrepair.run.repair
+import hybridrepair.run.course
 import hybridrepair.run.scenario
 import hybridrepair.selection.pool
 import hybridrepair.training.baseline
@@ -270,7 +271,8 @@ def test_a_record_says_where_the_result_comes_from(field, monkeypatch):
 
 @pytest.mark.parametrize("flags, said", [
     (["--auto_tao"], "Regions with the largest sum of it came first"), (["--solution", "mcp"], "chose images one by one"),
-    (["--sel_u_data", "--exp", "-1"], "Nothing was annotated in this run")], ids=["hybrid", "mcp", "unlabelled"])
+    (["--solution", "hybrid+"], "trained on by what the model and a classifier of features said of it together (weights: model"),
+    (["--sel_u_data", "--exp", "-1"], "Nothing was annotated in this run")], ids=["hybrid", "mcp", "hybrid+", "unlabelled"])
 def test_a_run_leaves_a_report_with_its_numbers(drawn, field, flags, said):
     run(*flags)
     (row,) = rows()
@@ -332,7 +334,7 @@ def test_every_solution_runs_within_its_budget(field, solution):
     run("--solution", solution)
     (row,) = rows()
     assert row["n_annotated"] == "10"
-    unlabelled = {"none": 0, "rest": 190, "all": 190}  # annotated images are not without a label
+    unlabelled = {"none": 0, "rest": 190, "all": 190, "taught": 190}  # annotated images are not without a label
     rule = SOLUTIONS[solution].unlabelled
     assert rule == "trusted" or int(row["n_unlabelled"]) == unlabelled[rule]
 
@@ -360,6 +362,26 @@ def test_each_half_of_hybrid_runs_alone(field, flags, annotated):
     (row,) = rows()
     assert row["n_annotated"] == annotated
     assert (row["n_unlabelled"] == "0") == (flags == ["--sel_l_data"])
+
+
+def test_hybrid_plus_annotates_what_hybrid_does_and_starts_from_the_same_model(field, capsys):
+    run()
+    run("--solution", "hybrid+")
+    hybrid, plus = rows()
+    asked = [[each["index"] for each in read_rows(folder_of(row) / "selected.csv")] for row in (hybrid, plus)]
+    assert asked[0] == asked[1] and plus["acc_before"] == hybrid["acc_before"]
+    assert (plus["n_propagated"], plus["tau"], plus["unsmoothness_after"], plus["acc_smoothest"]) == ("0", "", "", "")
+    assert re.fullmatch(r"model \d\.\d\d features \d\.\d\d", plus["teacher"]) and 50 < float(plus["teacher_acc"]) <= 100
+    assert f"taught by {plus['teacher']} ({float(plus['teacher_acc']):.2f} % right)" in capsys.readouterr().out
+    assert hybrid["teacher"] == hybrid["teacher_acc"] == ""
+
+
+@pytest.mark.parametrize("flags, annotated, unlabelled", [(["--sel_l_data"], "10", "0"), (["--sel_u_data"], "0", "200")])
+def test_each_half_of_hybrid_plus_runs_alone(field, flags, annotated, unlabelled):
+    run("--solution", "hybrid+", *flags)
+    (row,) = rows()
+    assert (row["n_annotated"], row["n_unlabelled"]) == (annotated, unlabelled)
+    assert row["teacher"] == ("" if unlabelled == "0" else "model 0.50 features 0.50")
 
 
 # --- repetition
@@ -495,7 +517,7 @@ def test_regions_do_not_depend_on_the_seed(field):
 
 def test_a_repair_draws_nothing_that_its_baseline_drew(field, monkeypatch):
     keys = {}
-    for stage, module in (("baseline", hybridrepair.training.baseline), ("repair", hybridrepair.run.repair)):
+    for stage, module in (("baseline", hybridrepair.training.baseline), ("repair", hybridrepair.run.course)):
         monkeypatch.setattr(module, "finetune", lambda *args, stage=stage, genuine=module.finetune, **more: (
             keys.setdefault(stage, args[3].seed), genuine(*args, **more))[1])
     run("--solution", "random", "--retrain_epoch", "1")
@@ -517,7 +539,7 @@ def test_the_smoothest_epoch_is_that_of_the_sum_normalised_in_each_epoch(field, 
 
 def test_published_statistics_of_batch_norm_are_the_default_and_others_a_setting(field, monkeypatch):
     recipes = []
-    for module in (hybridrepair.training.baseline, hybridrepair.run.repair):
+    for module in (hybridrepair.training.baseline, hybridrepair.run.course):
         monkeypatch.setattr(module, "finetune", lambda *args, genuine=module.finetune, **more: (
             recipes.append(args[3].estimated_statistics), genuine(*args, **more))[1])
     run("--solution", "random", "--retrain_epoch", "1")
@@ -557,7 +579,7 @@ def test_the_network_that_is_repaired_is_compiled_too(field, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     run("--solution", "random", "--compile")
     trained = []
-    monkeypatch.setattr(hybridrepair.run.repair, "finetune", lambda model, *args, genuine=hybridrepair.run.repair.finetune, **more: (
+    monkeypatch.setattr(hybridrepair.run.course, "finetune", lambda model, *args, genuine=hybridrepair.run.course.finetune, **more: (
         trained.append(model), genuine(model, *args, **more))[1])
     run("--solution", "gini", "--compile")
     assert any(each is trained[0] for each in compiled)
@@ -665,7 +687,7 @@ def test_an_interrupted_run_leaves_nothing_half_written_and_the_next_gives_the_s
     run("--save_path", "whole")
     if stage == "baseline":
         baselines()[0].unlink()
-    module = baseline if stage == "baseline" else hybridrepair.run.repair
+    module = baseline if stage == "baseline" else hybridrepair.run.course
     genuine = module.finetune
 
     def stops(*args, **kwargs):
@@ -737,10 +759,11 @@ def test_other_data_make_another_run_and_a_damaged_state_is_named_and_replaced_b
 
 # --- annotators
 
-def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(field):
+@pytest.mark.parametrize("solution", ["hybrid", "hybrid+"])
+def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(field, solution):
     """With every other label of the pool unknown, and the annotators' answers in a file, the repaired weights are the same."""
-    run("--save_path", "known")
-    run(entry=selection)
+    run("--solution", solution, "--save_path", "known")
+    run("--solution", solution, entry=selection)
     (path,) = Path("save/small_MobileNet").glob("selection_*/selected.csv")
     labels = np.load("data/small/labels.npy")
     asked = read_rows(path)
@@ -751,12 +774,13 @@ def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(fi
         writer.writerows([each["index"], ["zero", "one", "two", "three"][labels[int(each["index"])]]] for each in asked)
     labels[340:] = -1
     np.save("data/small/labels.npy", labels)
-    run("--save_path", "unknown", "--labels", "answers.csv")
+    run("--solution", solution, "--save_path", "unknown", "--labels", "answers.csv")
     known, unknown = rows("known")[0], rows("unknown")[0]
     weights = [checkpoint.load(folder_of(row, name) / "MobileNet_0_b_repaired.t7")["net"]
                for row, name in ((known, "known"), (unknown, "unknown"))]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert known["propagation_acc"] and unknown["propagation_acc"] == ""
+    right = {"hybrid": "propagation_acc", "hybrid+": "teacher_acc"}[solution]
+    assert known[right] and unknown[right] == ""
 
 
 def test_selection_does_not_overwrite_answers(field, capsys):
@@ -883,6 +907,7 @@ def test_labels_file_without_an_answer_that_is_needed_says_so(field, capsys):
     (["--solution", "random", "--retrain_lr", "1e30"], ["finite; lower --retrain_lr than 1e+30, the likely cause"]),
     (["--solution", "random", "--retrain_lr", "1e300"], ["step 1 of the supervised pass", "lower --retrain_lr than 1e+300"]),
     (["--solution", "random", "--retrain_weightdecay", "1e300"], ["lower --retrain_weightdecay than 1e+300"]),
+    (["--solution", "hybrid+", "--distill_lr", "1e300"], ["step 1 of the distillation pass", "lower --distill_lr than 1e+300"]),
     pytest.param(["--solution", "SSLRandom", "--lam_ul", "1e300"], ["step 1 of the SSL pass: the loss is not", "than 1e+300"],
                  marks=pytest.mark.long)])
 def test_what_is_not_finite_is_told_with_epoch_step_and_cause_and_nothing_is_written(field, capsys, flags, told):

@@ -133,10 +133,11 @@ def part_of(record: dict) -> str:
 
 
 def run_part(record: dict, seen: Evidence, folder: Path) -> dict:
-    args = record["args"]
+    args, result = record["args"], record["result"]
     strategy, number = SOLUTIONS[args["solution"]].strategy, None if args.get("model2test_path") else args.get("model_number")
     return {"name": folder.resolve().name, "model": args["model2test_arch"], "variant": "ABC"[number] if number in (0, 1, 2) else "",
             "dataset": args["dataset"], "solution": args["solution"], "by_region": strategy is None,
+            "taught": result.get("teacher"), "measures": SOLUTIONS[args["solution"]].trusts,
             "rule": (inspect.getdoc(strategy) or "").partition("\n")[0] if strategy else "", "classes": len(seen.classes),
             "epochs": len(record["epochs"]), "replays": not args.get("no_replay"),
             "again": f"python tables.py --report {shlex.quote(str(folder))}"}
@@ -150,7 +151,7 @@ def pool_part(record: dict, seen: Evidence) -> dict:
     return {"n": len(seen.source), "annotated": len(seen.annotated), "unlabelled": result.get("n_unlabelled") or 0,
             "wrong": int((seen.predicted[seen.annotated] != seen.answers)[answered].sum()), "answered": int(answered.sum()),
             "propagated": int(taken.sum()), "known": result.get("n_known") or 0, "judged": int(judged.sum()),
-            "right": int((labels == seen.pool_truth)[judged].sum()), "tau": result.get("tau")}
+            "right": int((labels == seen.pool_truth)[judged].sum()), "tau": result.get("tau"), "taught": result.get("teacher_acc")}
 
 
 def accuracy(right: np.ndarray) -> dict:
