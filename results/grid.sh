@@ -35,7 +35,7 @@ cell() { # dataset:number, solution, seed; flags
     left=$((end - $(date +%s)))
     [ "$left" -gt 0 ] || stop
     script=baseline.sh features=model2test
-    [ "$solution" != hybrid ] || script=repair.sh features=$FE
+    case $solution in hybrid*) script=repair.sh features=$FE ;; esac
     # a training and a repair, under one limit; the trap lets the shell wait for the training, which saves its state
     DATASET=$dataset SOLUTION=$solution FE=$features timeout --kill-after=300 "$left" sh -c '
         set -e; trap "exit 143" TERM; number=$1 seed=$2 script=$3; shift 3
@@ -53,7 +53,7 @@ cell() { # dataset:number, solution, seed; flags
 
 for part in $PARTS; do
     for seed in 10 20 30; do
-        for solution in hybrid mcp random coreset typiclust; do cell "$part" "$solution" "$seed" "$@"; done
+        for solution in hybrid+ mcp random hybrid coreset typiclust; do cell "$part" "$solution" "$seed" "$@"; done
     done
     for solution in margin entropy gini badge SSLRandom SSLConsistency SSLConsistency-Imp; do cell "$part" "$solution" 10 "$@"; done
 done

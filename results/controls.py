@@ -1,0 +1,58 @@
+"""Controls of hybrid+: what its rate and its number of steps give by themselves, without a teacher.
+
+    python results/controls.py --dataset cifar10 --model2test_arch resnet18 --solution mcp --precision bfloat16
+    python results/controls.py --dataset cifar10 --model2test_arch resnet18 --solution none --precision bfloat16
+
+Trains the model that a repair would start from on its train set and on what the solution (or none) has annotated, together and
+in turns, for as many images and at the same rates as hybrid+ would; adds a row to results/<dataset>/controls.csv.
+"""
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hybridrepair.base.errors import run
+from hybridrepair.base.rows import rows_in, write_rows
+from hybridrepair.run.course import line_of
+from hybridrepair.run.flags import repair_parser
+from hybridrepair.run.models import recipe_of
+from hybridrepair.run.scenario import Scenario
+from hybridrepair.training.distillation import BATCH, OF_POOL
+from hybridrepair.training.finetune import finetune
+from hybridrepair.training.passes import Labelled
+
+COLUMNS = ("dataset", "model", "model_number", "solution", "seed", "distill_lr", "epochs", "n_annotated", "acc_before", "acc_after")
+
+
+def main(args, annotates: bool) -> None:
+    task = Scenario(args)
+    train, pool = task.train, task.pool
+    images, labels = train.images, train.labels
+    if annotates:
+        chosen = task.selection.annotated
+        images = torch.cat([images, pool.images[torch.from_numpy(chosen).to(task.device)]])
+        labels = torch.cat([labels, torch.from_numpy(task.oracle.annotate(chosen)).to(task.device)])
+    rows = torch.arange(pool.n * (BATCH + OF_POOL) // OF_POOL, device=task.device) % len(labels)  # as many as hybrid+ sees in an epoch
+    targets = torch.nn.functional.one_hot(labels, task.dataset.num_classes).float()
+    model = task.models.to_repair()
+    before = task.accuracy_of(model)
+    recipe = replace(recipe_of(args, "control", task.seed), lr=args.distill_lr)
+    print(f"{len(labels)} images with labels, {task.judged_on} acc {before:.2f} before", flush=True)
+    for record in finetune(model, task.normalise, Labelled(images[:0], labels[:0]), recipe, pool=images[rows], targets=targets[rows]):
+        record["acc"] = task.accuracy_of(model)
+        print(line_of(record, recipe.epochs, task.judged_on), flush=True)
+    path = Path(__file__).parent / args.dataset / "controls.csv"
+    found = rows_in(path.read_bytes()).rows if path.exists() else []
+    values = (args.dataset, args.model2test_arch, args.model_number, args.solution if annotates else "none", args.manualSeed,
+              args.distill_lr, recipe.epochs, len(labels) - len(train.labels), f"{before:.2f}", f"{record['acc']:.2f}")
+    write_rows(path, COLUMNS, [*found, dict(zip(COLUMNS, map(str, values)))])
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    none = "none" in words
+    parsed = repair_parser(__doc__).parse_args(["random" if word == "none" else word for word in words])
+    run(main, parsed, not none)
