@@ -24,6 +24,7 @@ from hybridrepair.training.distillation import BATCH, OF_POOL
 from hybridrepair.training.finetune import finetune
 from hybridrepair.training.passes import Labelled
 
+RESULTS = Path(__file__).resolve().parent
 COLUMNS = ("dataset", "model", "model_number", "solution", "seed", "distill_lr", "epochs", "n_annotated", "acc_before", "acc_after")
 
 
@@ -44,7 +45,8 @@ def main(args, annotates: bool) -> None:
     for record in finetune(model, task.normalise, Labelled(images[:0], labels[:0]), recipe, pool=images[rows], targets=targets[rows]):
         record["acc"] = task.accuracy_of(model)
         print(line_of(record, recipe.epochs, task.judged_on), flush=True)
-    path = Path(__file__).parent / args.dataset / "controls.csv"
+    path = RESULTS / args.dataset / "controls.csv"
+    path.parent.mkdir(exist_ok=True)
     found = rows_in(path.read_bytes()).rows if path.exists() else []
     values = (args.dataset, args.model2test_arch, args.model_number, args.solution if annotates else "none", args.manualSeed,
               args.distill_lr, recipe.epochs, len(labels) - len(train.labels), f"{before:.2f}", f"{record['acc']:.2f}")
@@ -52,7 +54,5 @@ def main(args, annotates: bool) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    none = "none" in words
-    parsed = repair_parser(__doc__).parse_args(["random" if word == "none" else word for word in words])
-    run(main, parsed, not none)
+    parsed = repair_parser(__doc__).parse_args(["random" if word == "none" else word for word in sys.argv[1:]])
+    run(main, parsed, "none" not in sys.argv)

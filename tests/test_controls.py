@@ -1,0 +1,47 @@
+"""results/controls.py: what it trains on, and the row that it leaves."""
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import CALL, write_small, write_tiny
+from hybridrepair.run.flags import repair_parser
+
+SCRIPT = Path(__file__).parents[1] / "results/controls.py"
+
+
+@pytest.fixture
+def controls(tmp_path, monkeypatch):
+    """The script, whose rows go to a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path / "data")
+    write_tiny(tmp_path, 4)
+    Path("biased_dataset/0").mkdir(parents=True)
+    np.save("biased_dataset/0/train.npy", np.arange(120))
+    spec = importlib.util.spec_from_file_location("controls", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    Path("results").mkdir()
+    return module
+
+
+def test_a_control_sees_as_many_images_as_hybrid_plus_and_leaves_a_row(controls, monkeypatch):
+    seen, genuine = [], controls.finetune
+
+    def noted(model, normalise, train, recipe, pool, targets):
+        seen.append((len(pool), len(set(targets.argmax(1).tolist())), len(train.labels)))
+        return genuine(model, normalise, train, recipe, pool=pool, targets=targets)
+
+    monkeypatch.setattr(controls, "finetune", noted)
+    args = [*CALL, "--dataset", "small", "--p_budget", "10", "--distill_lr", "0.5"]
+    controls.main(repair_parser("").parse_args([*args, "--solution", "mcp"]), True)
+    controls.main(repair_parser("").parse_args([*args, "--solution", "mcp", "--retrain_epoch", "20"]), False)
+    assert seen == [(266, 4, 0)] * 2  # 200 pool images, and 64 of train beside each 192
+    with open("results/small/controls.csv", newline="") as file:
+        asked, none = csv.DictReader(file)
+    assert (asked["solution"], asked["n_annotated"], asked["epochs"], asked["distill_lr"]) == ("mcp", "20", "1", "0.5")
+    assert (none["solution"], none["n_annotated"], none["epochs"]) == ("none", "0", "20")
+    assert float(none["acc_after"]) > float(none["acc_before"]) + 20
