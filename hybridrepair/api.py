@@ -208,6 +208,9 @@ class InMemory(Scenario):
                             f"{len(selection.source)}, of {self.pool.n} field images; give a class number for each")
         if (selection.regions is not None) != SOLUTIONS[self.args.solution].by_region:
             raise UserError(f"these images were not chosen by {self.args.solution}; give repair the settings that select was given")
+        if SOLUTIONS[self.args.solution].taught and selection.propagated.any():
+            raise UserError(f"{self.args.solution} lets no image take the label of another, as these do; give repair the settings that "
+                            "select was given")
         if len(answers) and not 0 <= answers.min() <= answers.max() < self.dataset.num_classes:
             raise UserError(f"the answers are {answers.min()} to {answers.max()}; the model gives classes 0 to "
                             f"{self.dataset.num_classes - 1}")

@@ -3,8 +3,8 @@
     python results/controls.py --dataset cifar10 --model2test_arch resnet18 --solution mcp --precision bfloat16
     python results/controls.py --dataset cifar10 --model2test_arch resnet18 --solution none --precision bfloat16
 
-Trains the model that a repair would start from on its train set and on what the solution (or none) has annotated, together and
-in turns, for as many images and at the same rates as hybrid+ would; adds a row to results/<dataset>/controls.csv.
+Trains the model that a repair would start from as hybrid+ does, step by step, but in place of the pool sees the images that the
+solution (or none) has annotated and the train set, in turns and with their labels; adds a row to results/<dataset>/controls.csv.
 """
 import sys
 from dataclasses import replace
@@ -20,9 +20,7 @@ from hybridrepair.run.course import line_of
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.training.distillation import BATCH, OF_POOL
 from hybridrepair.training.finetune import finetune
-from hybridrepair.training.passes import Labelled
 
 RESULTS = Path(__file__).resolve().parent
 COLUMNS = ("dataset", "model", "model_number", "solution", "seed", "distill_lr", "epochs", "n_annotated", "acc_before", "acc_after")
@@ -34,15 +32,15 @@ def main(args, annotates: bool) -> None:
     images, labels = train.images, train.labels
     if annotates:
         chosen = task.selection.annotated
-        images = torch.cat([images, pool.images[torch.from_numpy(chosen).to(task.device)]])
-        labels = torch.cat([labels, torch.from_numpy(task.oracle.annotate(chosen)).to(task.device)])
-    rows = torch.arange(pool.n * (BATCH + OF_POOL) // OF_POOL, device=task.device) % len(labels)  # as many as hybrid+ sees in an epoch
+        images = torch.cat([pool.images[torch.from_numpy(chosen).to(task.device)], images])
+        labels = torch.cat([torch.from_numpy(task.oracle.annotate(chosen)).to(task.device), labels])
+    rows = torch.arange(pool.n, device=task.device) % len(labels)  # in place of the pool
     targets = torch.nn.functional.one_hot(labels, task.dataset.num_classes).float()
     model = task.models.to_repair()
     before = task.accuracy_of(model)
     recipe = replace(recipe_of(args, "control", task.seed), lr=args.distill_lr)
     print(f"{len(labels)} images with labels, {task.judged_on} acc {before:.2f} before", flush=True)
-    for record in finetune(model, task.normalise, Labelled(images[:0], labels[:0]), recipe, pool=images[rows], targets=targets[rows]):
+    for record in finetune(model, task.normalise, train, recipe, pool=images[rows], targets=targets[rows]):
         record["acc"] = task.accuracy_of(model)
         print(line_of(record, recipe.epochs, task.judged_on), flush=True)
     path = RESULTS / args.dataset / "controls.csv"

@@ -129,6 +129,17 @@ def test_what_another_solution_chose_is_refused(trained):
         hybridrepair.repair(trained, IMAGES[FIELD], chosen, LABELS[FIELD][chosen.annotated], **SHORT)
 
 
+def test_hybrid_plus_repairs_what_it_chose_itself_and_refuses_regions_that_take_labels(trained):
+    plus = SHORT | {"solution": "hybrid+"}
+    chosen = hybridrepair.select(trained, IMAGES[FIELD], 5, **plus)
+    done = hybridrepair.repair(trained, IMAGES[FIELD], chosen, LABELS[FIELD][chosen.annotated], **plus)
+    assert (done.labels >= 0).sum() == 5 and done.row["n_unlabelled"] == len(IMAGES[FIELD]) - 5
+    others = hybridrepair.select(trained, IMAGES[FIELD], 5, **SHORT)
+    assert others.propagated.any()
+    with pytest.raises(UserError, match="hybrid. lets no image take the label of another"):
+        hybridrepair.repair(trained, IMAGES[FIELD], others, LABELS[FIELD][others.annotated], **plus)
+
+
 def test_zero_is_a_value_of_a_setting(trained):
     first, other, again = (hybridrepair.select(trained, IMAGES[FIELD], 5, solution="random", manualSeed=seed, device="cpu")
                            for seed in (0, 10, 0))

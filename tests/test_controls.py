@@ -28,7 +28,7 @@ def controls(tmp_path, monkeypatch):
     return module
 
 
-def test_a_control_sees_as_many_images_as_hybrid_plus_and_leaves_a_row(controls, monkeypatch):
+def test_a_control_takes_the_steps_of_hybrid_plus_and_leaves_a_row(controls, monkeypatch):
     seen, genuine = [], controls.finetune
 
     def noted(model, normalise, train, recipe, pool, targets):
@@ -39,7 +39,7 @@ def test_a_control_sees_as_many_images_as_hybrid_plus_and_leaves_a_row(controls,
     args = [*CALL, "--dataset", "small", "--p_budget", "10", "--distill_lr", "0.5"]
     controls.main(repair_parser("").parse_args([*args, "--solution", "mcp"]), True)
     controls.main(repair_parser("").parse_args([*args, "--solution", "mcp", "--retrain_epoch", "20"]), False)
-    assert seen == [(266, 4, 0)] * 2  # 200 pool images, and 64 of train beside each 192
+    assert seen == [(200, 4, 120)] * 2
     with open("results/small/controls.csv", newline="") as file:
         asked, none = csv.DictReader(file)
     assert (asked["solution"], asked["n_annotated"], asked["epochs"], asked["distill_lr"]) == ("mcp", "20", "1", "0.5")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import signal
@@ -271,7 +270,7 @@ def test_a_record_says_where_the_result_comes_from(field, monkeypatch):
 
 @pytest.mark.parametrize("flags, said", [
     (["--auto_tao"], "Regions with the largest sum of it came first"), (["--solution", "mcp"], "chose images one by one"),
-    (["--solution", "hybrid+"], "trained on by what the model and a classifier of features said of it together (weights: model"),
+    (["--solution", "hybrid+"], "trained on by what the model and a classifier of features said of it together (with weights of "),
     (["--sel_u_data", "--exp", "-1"], "Nothing was annotated in this run")], ids=["hybrid", "mcp", "hybrid+", "unlabelled"])
 def test_a_run_leaves_a_report_with_its_numbers(drawn, field, flags, said):
     run(*flags)
@@ -371,9 +370,10 @@ def test_hybrid_plus_annotates_what_hybrid_does_and_starts_from_the_same_model(f
     asked = [[each["index"] for each in read_rows(folder_of(row) / "selected.csv")] for row in (hybrid, plus)]
     assert asked[0] == asked[1] and plus["acc_before"] == hybrid["acc_before"]
     assert (plus["n_propagated"], plus["tau"], plus["unsmoothness_after"], plus["acc_smoothest"]) == ("0", "", "", "")
-    assert re.fullmatch(r"model \d\.\d\d features \d\.\d\d", plus["teacher"]) and 50 < float(plus["teacher_acc"]) <= 100
-    assert f"taught by {plus['teacher']} ({float(plus['teacher_acc']):.2f} % right)" in capsys.readouterr().out
-    assert hybrid["teacher"] == hybrid["teacher_acc"] == ""
+    assert 50 < float(plus["teacher_acc"]) <= 100 and hybrid["teacher_weight_model"] == hybrid["teacher_acc"] == ""
+    model, features = (float(plus[f"teacher_weight_{each}"]) for each in ("model", "features"))
+    told = f"taught by {model:.2f} model + {features:.2f} features ({float(plus['teacher_acc']):.2f} % right)"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags, annotated, unlabelled", [(["--sel_l_data"], "10", "0"), (["--sel_u_data"], "0", "200")])
@@ -381,7 +381,7 @@ def test_each_half_of_hybrid_plus_runs_alone(field, flags, annotated, unlabelled
     run("--solution", "hybrid+", *flags)
     (row,) = rows()
     assert (row["n_annotated"], row["n_unlabelled"]) == (annotated, unlabelled)
-    assert row["teacher"] == ("" if unlabelled == "0" else "model 0.50 features 0.50")
+    assert row["teacher_weight_model"] == row["teacher_weight_features"] == ("" if unlabelled == "0" else "0.5")
 
 
 # --- repetition
@@ -781,6 +781,30 @@ def test_pool_labels_are_read_for_nothing_but_annotated_images_and_the_report(fi
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     right = {"hybrid": "propagation_acc", "hybrid+": "teacher_acc"}[solution]
     assert known[right] and unknown[right] == ""
+
+
+def test_answers_with_a_manifest_make_all_plots_that_hybrid_plus_has_numbers_for(field, drawn, capsys):
+    run("--solution", "hybrid+", "--out", "ask", entry=selection)
+    labels, asked = np.load("data/small/labels.npy"), read_rows(Path("ask/to_label.csv"))
+    names = ["zero", "one", "two", "three"]
+    write_rows(Path("ask/to_label.csv"), asked[0], [each | {"label": names[labels[int(each["id"].lstrip("#"))]]} for each in asked])
+    run("--solution", "hybrid+", "--labels", "ask/to_label.csv")
+    (row,) = rows()
+    assert "could not be written" not in capsys.readouterr().err and row["n_annotated"] == "10"
+    assert {path.name for path in folder_of(row).glob("*.png")} == {"accuracy.png", "per_class.png", "region_sizes.png"}
+    tables.main(tables.parse_args(["--report", str(folder_of(row))]))
+
+
+def test_a_second_round_of_hybrid_plus_knows_the_answers_of_the_first_alone(field, capsys):
+    run("--sel_l_data", "--sel_u_data")
+    (first,) = rows()
+    capsys.readouterr()
+    asked = str(folder_of(first) / "selected.csv")
+    run("--solution", "hybrid+", "--labelled", asked, "--model2test_path", str(next(folder_of(first).glob("*.t7"))))
+    second = rows()[-1]
+    assert (second["n_known"], second["n_annotated"], second["n_unlabelled"]) == ("10", "10", "180") and int(first["n_propagated"]) > 0
+    chosen = [{each["index"] for each in read_rows(path)} for path in (folder_of(second) / "selected.csv", Path(asked))]
+    assert not chosen[0] & chosen[1]
 
 
 def test_selection_does_not_overwrite_answers(field, capsys):

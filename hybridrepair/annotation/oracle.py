@@ -160,17 +160,18 @@ def majority(votes: list[tuple[Answer, int]], image: str, class_names: list[str]
     return UNKNOWN if others and others[0][1] == most else best
 
 
-def known_labels(dataset: Dataset, rounds: list[str]) -> np.ndarray:
+def known_labels(dataset: Dataset, rounds: list[str], propagated: bool = True) -> np.ndarray:
     """Labels int64 [N] of the pool from the answers of earlier rounds, UNKNOWN elsewhere.
 
-    Where a manifest lies beside answers, the members of their regions take the label too, and where none does, a line says so.
+    Where a manifest lies beside answers, the members of their regions take the label too, unless not `propagated`, and where none
+    does, a line says so.
     UserError as in `answered`, and where two rounds give an image different labels.
     """
     pool = dataset.split["pool"]
     annotated, taken = np.full((2, len(pool)), UNKNOWN, dtype=np.int64)
     for path in rounds:
         manifest = beside(Path(path), None)
-        if manifest is None:
+        if manifest is None and propagated:
             print(f"there is no manifest beside {path}: labels of regions are not known; put its {NAME} beside it", flush=True)
         labels = labels_of(dataset, Path(path), manifest)
         differ = np.flatnonzero((labels != UNKNOWN) & (annotated != UNKNOWN) & (labels != annotated))
@@ -178,7 +179,7 @@ def known_labels(dataset: Dataset, rounds: list[str]) -> np.ndarray:
             raise UserError(f"{answers.WHAT} {path} gives image {id_of(dataset, pool[differ[0]])} another label than an earlier round; "
                             "keep one answer")
         annotated = np.where(labels == UNKNOWN, annotated, labels)
-        if manifest:
+        if manifest and propagated:
             selection = selection_of(manifest, dataset)
             passed_on = selection.labels(labels[selection.annotated])
             taken = np.where(passed_on == UNKNOWN, taken, passed_on)

@@ -137,7 +137,7 @@ def run_part(record: dict, seen: Evidence, folder: Path) -> dict:
     strategy, number = SOLUTIONS[args["solution"]].strategy, None if args.get("model2test_path") else args.get("model_number")
     return {"name": folder.resolve().name, "model": args["model2test_arch"], "variant": "ABC"[number] if number in (0, 1, 2) else "",
             "dataset": args["dataset"], "solution": args["solution"], "by_region": strategy is None,
-            "taught": result.get("teacher"), "measures": SOLUTIONS[args["solution"]].trusts,
+            "taught": "teacher_acc" in result, "measures": SOLUTIONS[args["solution"]].trusts,
             "rule": (inspect.getdoc(strategy) or "").partition("\n")[0] if strategy else "", "classes": len(seen.classes),
             "epochs": len(record["epochs"]), "replays": not args.get("no_replay"),
             "again": f"python tables.py --report {shlex.quote(str(folder))}"}
@@ -151,7 +151,8 @@ def pool_part(record: dict, seen: Evidence) -> dict:
     return {"n": len(seen.source), "annotated": len(seen.annotated), "unlabelled": result.get("n_unlabelled") or 0,
             "wrong": int((seen.predicted[seen.annotated] != seen.answers)[answered].sum()), "answered": int(answered.sum()),
             "propagated": int(taken.sum()), "known": result.get("n_known") or 0, "judged": int(judged.sum()),
-            "right": int((labels == seen.pool_truth)[judged].sum()), "tau": result.get("tau"), "taught": result.get("teacher_acc")}
+            "right": int((labels == seen.pool_truth)[judged].sum()), "tau": result.get("tau"), "taught": result.get("teacher_acc"),
+            "weights": [result.get(f"teacher_weight_{each}") for each in ("model", "features")]}
 
 
 def accuracy(right: np.ndarray) -> dict:
@@ -245,7 +246,8 @@ def epochs_part(record: dict) -> dict:
     before, part = record["result"].get("acc_before"), part_of(record)
     if before is not None:
         chart(f"{part} accuracy while fine-tuning", "acc", lambda: plots.accuracy(epochs, before, part, (5, 3.2)))
-    curve("Loss on labelled images", "loss", "loss")
+    taught = "teacher_acc" in record["result"]
+    curve("Loss on labels, soft ones of the teacher included" if taught else "Loss on labelled images", "loss", "loss")
     curve("Loss of semi-supervised training", "SSL loss", "ssl_loss")
     curve("Unsmoothness of the pool", "sum over the pool", "unsmoothness")
     return {"columns": [EPOCH_COLUMNS[name] for name in columns], "charts": drawn,

@@ -27,7 +27,7 @@ def write(folder: Path, seen: Evidence, epochs: list[dict], part: str = "T2") ->
     asked = np.unique(seen.region[seen.region >= 0])
     save(folder / "region_sizes.png", region_sizes(seen.sizes, asked))
     known = seen.pool_truth != UNKNOWN
-    if known.any():
+    if known.any() and len(seen.unsmoothness):
         save(folder / "unsmoothness.png", unsmoothness(seen.unsmoothness[known], (seen.predicted != seen.pool_truth)[known]))
 
 

@@ -43,16 +43,17 @@ class Course:
         self.labels = np.where(new == UNKNOWN, task.known, new)
         n_propagated, propagation_acc = output.propagation(pool, selection, new)
         wrong = pool.probs.argmax(1).cpu().numpy()[selection.annotated] != answers
-        self.start: dict[str, float | str | None] = {  # columns of results.csv that are known by now
+        self.start: dict[str, float | None] = {  # columns of results.csv that are known by now
             "annotated_wrong": 100 * float(wrong.mean()) if len(wrong) else None, "n_propagated": n_propagated,
             "propagation_acc": propagation_acc, "n_known": int((self.labels != UNKNOWN).sum() - (new != UNKNOWN).sum())}
+        self.new = new != UNKNOWN  # what this round's answers label, bool [N]
         self.prepare(selection)
+        self.start["n_unlabelled"] = self.n_unlabelled
 
     def prepare(self, selection: Selection) -> None:
         """Decide which images are trained on without a label: all that the solution names, in turns."""
         if semi_supervised(self.task.args):
             self.unlabelled = Unlabelled(sampling_weights(self.solution.unlabelled, self.labels), once=True)
-        self.start["n_unlabelled"] = self.n_unlabelled
 
     @property
     def n_unlabelled(self) -> int:
@@ -119,7 +120,6 @@ class Trusting(Course):
                 self.start["tau"] = task.tau
                 self.mask = pool.unsmoothness.cpu().numpy() <= task.tau
             self.unlabelled = Unlabelled(sampling_weights(self.solution.unlabelled, self.labels, self.trust(pool.unsmoothness)))
-        self.start |= {"n_unlabelled": self.n_unlabelled}
         self.start |= {f"{name}_before": value for name, value in self.measures(pool.uncertainty).items()}
 
     def trust(self, unsmoothness: Tensor) -> np.ndarray:
@@ -151,11 +151,10 @@ class Taught(Course):
 
     def prepare(self, selection: Selection) -> None:
         if semi_supervised(self.task.args):
-            teacher = teacher_of(self.task, self.labels)
+            teacher = teacher_of(self.task, self.labels, self.new)
             self.targets = teacher.targets.to(self.task.device)
-            said = teacher.targets.argmax(1).numpy()
-            self.start |= {"teacher": teacher.told, "teacher_acc": output.right(self.task.pool, said, self.labels == UNKNOWN)}
-        self.start["n_unlabelled"] = self.n_unlabelled
+            right = output.right(self.task.pool, teacher.targets.argmax(1).numpy(), self.labels == UNKNOWN)
+            self.start |= {"teacher_weight_model": teacher.model, "teacher_weight_features": teacher.features, "teacher_acc": right}
 
     @property
     def n_unlabelled(self) -> int:

@@ -15,6 +15,7 @@ from hybridrepair.report.tracking import TRACKERS
 from hybridrepair.selection.clustering import CLUSTERINGS
 from hybridrepair.selection.extractor import MOCO, MODEL, TIMM
 from hybridrepair.selection.solutions import PUBLISHED_NAMES, SOLUTIONS
+from hybridrepair.training.distillation import PEAK
 from mymodels import MODELS, check
 from mymodels.sources import FORMS
 
@@ -146,17 +147,18 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--manifest", metavar="FILE", help="the manifest.json of the images that --labels answers, where it does not "
                        "lie beside them")
     group.add_argument("--labelled", metavar="PATH", action="append", default=[], help="answers of an earlier round, of the same "
-                       "kinds; repeat it for several rounds: these images and the members of their regions are not chosen again, "
-                       "and are trained on")
+                       "kinds; repeat it for several rounds: these images, and (but for hybrid+) the members of their regions, are not "
+                       "chosen again, and are trained on")
     group.add_argument("--allow_missing", action="store_true", help="leave images without an answer out, and their regions")
     parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, hybrid+, typiclust and coreset read: {MOCO}, {MODEL} (of the "
                           f"model under repair), the path of a MoCo v3 checkpoint, or a pretrained network as it is: {TIMM}NAME, or "
                           "FILE.py:FUNCTION, whose code is run and returns it (hybridrepair/selection/extractor.py)", metavar="NAME")
 
     group = parser.add_argument_group("HybridRepair: what is labelled (--sel_l_data) and used unlabelled (--sel_u_data)")
-    group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and propagate their "
-                       "labels; neither this nor --sel_u_data means both")
-    group.add_argument("--sel_u_data", action="store_true", help="semi-supervised training on the trusted part of the pool")
+    group.add_argument("--sel_l_data", action="store_true", help="annotate representatives of regions and (hybrid) propagate "
+                       "their labels; neither this nor --sel_u_data means both")
+    group.add_argument("--sel_u_data", action="store_true", help="semi-supervised training on the trusted part of the pool "
+                       "(hybrid), or on a teacher's soft labels of all of it (hybrid+)")
     group.add_argument("--u_weight", action="store_true", help="draw trusted images in proportion to 1 - unsmoothness")
     group.add_argument("--disable_dynamic_u_weight", action="store_true", help="keep those weights for all epochs")
     group.add_argument("--cluster", choices=list(CLUSTERINGS), default="hybrid", help="clustering that makes regions")
@@ -174,8 +176,8 @@ def repair_parser(doc: str) -> Parser:
 
     group = parser.add_argument_group("fine-tuning")
     parser.add_of_dataset(group, "--retrain_lr", "retrain_lr", "learning rate", type=number(float, 0, above=True))
-    group.add_argument("--distill_lr", type=number(float, 0, above=True), default=0.05, help="highest learning rate of hybrid+, which "
-                       "falls to 0 over its epochs; --retrain_lr is then that of the fine-tuning before repair")
+    group.add_argument("--distill_lr", type=number(float, 0, above=True), default=PEAK, help="highest learning rate of hybrid+ with "
+                       "--sel_u_data, which falls to 0 over its epochs; --retrain_lr is then that of the fine-tuning before repair")
     group.add_argument("--retrain_weightdecay", type=number(float, 0), default=5e-4, help="weight decay")
     parser.add_of_dataset(group, "--retrain_epoch", "retrain_epoch", "epochs", type=number(int, 1))
     group.add_argument("--lam_ul", type=number(float, 0), default=100.0, help="weight of the unlabelled loss")

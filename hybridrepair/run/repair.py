@@ -164,8 +164,8 @@ def line_of_selection(row: dict) -> str:
     told += [f"unlabelled {row['n_unlabelled']}"] + ([f"tau {row['tau']:.4f}"] if "tau" in row else [])
     estimates = [f"{row[key]:.4f} ({name})" for key, name in (("tau_auto", "automatic"), ("tau_avg", "average"))
                  if row.get(key) is not None]
-    if row.get("teacher"):
+    if "teacher_acc" in row:
         right = "" if row["teacher_acc"] is None else f" ({row['teacher_acc']:.2f} % right)"
-        told += [f"taught by {row['teacher']}{right}"]
+        told += [f"taught by {row['teacher_weight_model']:.2f} model + {row['teacher_weight_features']:.2f} features{right}"]
     told += [f"estimates of tau {', '.join(estimates)}"] if estimates else []
     return ", ".join(told)

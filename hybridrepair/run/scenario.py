@@ -26,7 +26,7 @@ from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import regions
 from hybridrepair.selection.extractor import extractor_of
 from hybridrepair.selection.pool import REMEDY, Pool
-from hybridrepair.selection.solutions import PUBLISHED_NAMES, Selection, nothing
+from hybridrepair.selection.solutions import PUBLISHED_NAMES, SOLUTIONS, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training.passes import Labelled
 from mymodels.sources import is_foreign
@@ -65,7 +65,7 @@ class Scenario:
             self.manifest = manifest.beside(Path(args.labels), args.manifest) if args.labels else None
             self.budget = len(self.manifest.images) if self.manifest else budget_of(args.p_budget, len(self.dataset.split["pool"]))
             self.oracle = oracle_of(self.dataset, self.budget, args.labels, self.manifest)
-            self.known = known_labels(self.dataset, args.labelled)
+            self.known = known_labels(self.dataset, args.labelled, propagated=not SOLUTIONS[args.solution].taught)
             # of the latents, told before a training of hours where it is missing
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             if args.check:
@@ -100,7 +100,7 @@ class Scenario:
         estimated = args.auto_tao or args.avg_tao
         args.avg_tao &= "T2" not in missing
         args.auto_tao &= "T2" not in missing and not args.no_replay
-        if estimated and not (args.auto_tao or args.avg_tao) and settings.semi_supervised(args):
+        if estimated and not (args.auto_tao or args.avg_tao) and args.sel_u_data and SOLUTIONS[args.solution].trusts:
             why = "there are no T2 images" if "T2" in missing else "--no_replay leaves out the train images"
             print(f"tau is --tao {args.tao:g}: {why} to estimate it from", flush=True)
 

@@ -105,7 +105,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
         settings["allow_missing"] = True
     if args.feature_layer:
         settings["feature_layer"] = args.feature_layer
-    largest = BATCH if not semi_supervised(args) else distillation.STEP if SOLUTIONS[args.solution].taught else STEP
+    largest = BATCH if not semi_supervised(args) else distillation.LARGEST if SOLUTIONS[args.solution].taught else STEP
     return settings | code_version() | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {
         "data": data, "weights": weights}
 

@@ -25,7 +25,8 @@ STAGES = ("load", "select", "finetune", "measure")
 COLUMNS = (*IDENTITY, "n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabelled", "acc_raw", "acc_before",
            "acc_after", "acc_smoothest", "acc_best", "fixed", "broken", "judged_on", "annotated_wrong", "tau_auto", "tau_avg",
            "n_known", "unsmoothness_before", "unsmoothness_after", "guess_acc_trusted_before", "guess_acc_trusted_after",
-           "guess_acc_propagated_before", "guess_acc_propagated_after", "teacher", "teacher_acc",
+           "guess_acc_propagated_before", "guess_acc_propagated_after", "teacher_weight_model",
+           "teacher_weight_features", "teacher_acc",
            *(f"seconds_{stage}" for stage in STAGES), "seconds_total", "versions", "device", "run")
 SLACK = 2 * 10 ** 9  # nanoseconds by which a filesystem may be wrong on when a file was written
 Row = dict[str, str]

@@ -10,14 +10,17 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.features import extract
 from hybridrepair.selection.uncertainty import predict
-from hybridrepair.training.opinions import logs, opinion_of_features, pooled
+from hybridrepair.training.opinions import combined, logs, opinion_of_features
 from hybridrepair.training.passes import smoothed_one_hot
+
+ROWS = 65536  # images whose opinions are combined at a time
 
 
 class Teacher(NamedTuple):
-    """Soft labels of the pool, float32 [N, C], and the weights of the opinions that they were made of, as a text."""
+    """Soft labels of the pool, float32 [N, C], and the weights of the opinions that they were made of: the model's, the features'."""
     targets: Tensor
-    told: str
+    model: float
+    features: float
 
 
 def train_features(task: Scenario) -> Tensor:
@@ -29,17 +32,19 @@ def train_features(task: Scenario) -> Tensor:
     return normalize(predict(task.models.raw, task.normalise, task.train.images, task.batch_size, features=True)[1], dim=1)
 
 
-def teacher_of(task: Scenario, labels: np.ndarray) -> Teacher:
-    """Soft labels of a scenario's pool, whose known labels int64 [N] decide how much each opinion counts; UNKNOWN elsewhere.
+def teacher_of(task: Scenario, labels: np.ndarray, new: np.ndarray) -> Teacher:
+    """Soft labels of a scenario's pool, whose known labels int64 [N] the linear classifier learns too; UNKNOWN elsewhere.
 
-    Images with a known label get it, smoothed as elsewhere; nothing is decided by other labels of the pool.
+    Those that are `new`, bool [N], decide how much each opinion counts: earlier ones the model has been trained on. Images with a
+    known label get it, smoothed as elsewhere; nothing is decided by other labels of the pool.
     """
     pool, known = task.pool, np.flatnonzero(labels != UNKNOWN)
     answers, classes = torch.from_numpy(labels[known]), task.dataset.num_classes
     said, unseen = opinion_of_features(train_features(task).cpu().numpy(), task.train.labels.cpu().numpy(),
                                        pool.embedding.cpu().numpy(), known, labels[known], classes, task.seed)
-    of_model, of_features = logs(pool.probs.cpu()), logs(torch.from_numpy(said))
-    weights = pooled(torch.stack([of_model[known], logs(torch.from_numpy(unseen))]), answers)
-    targets = weights.probs(torch.stack([of_model, of_features])).float()
+    of_model, of_features, judged = pool.probs.cpu(), torch.from_numpy(said), torch.from_numpy(new[known])
+    how = combined(torch.stack([logs(of_model[known]), logs(torch.from_numpy(unseen))])[:, judged], answers[judged])
+    targets = torch.cat([how.probs(torch.stack([logs(one), logs(other)])).float()
+                         for one, other in zip(of_model.split(ROWS), of_features.split(ROWS))])
     targets[known] = smoothed_one_hot(answers, classes)
-    return Teacher(targets, f"model {weights.weights[0]:.2f} features {weights.weights[1]:.2f}")
+    return Teacher(targets, how.weights[0].item(), how.weights[1].item())

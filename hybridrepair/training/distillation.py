@@ -19,6 +19,8 @@ from hybridrepair.training.passes import BATCH, After, Labelled, batches, rounds
 
 OF_POOL = 192  # pool images in a step, beside BATCH replayed ones
 STEP = BATCH + OF_POOL
+LARGEST = STEP + 1  # images in a step: a last pool image joins the others
+PEAK = 0.05  # usual learning rate of the first step
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
@@ -28,7 +30,7 @@ def rate_at(step: int, steps: int, peak: float) -> float:
 
 def distillation_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, pool: Tensor,
                       targets: Tensor, peak: float, epochs: int, seed: int, epoch: int, done: int = 0, total: float = 0.0,
-                      after: After = lambda step, losses: None, micro_batch: int = STEP) -> tuple[Tensor, int]:
+                      after: After = lambda step, losses: None, micro_batch: int = LARGEST) -> tuple[Tensor, int]:
     """One shuffled epoch over the pool uint8 [N, H, W, C] with soft labels float32 [N, C], beside train images in shuffled rounds.
 
     All are flipped and cropped. The loss is the cross-entropy to the labels, the rate that of `rate_at` over all steps of `epochs`.
@@ -39,7 +41,7 @@ def distillation_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normal
     model.train()
     rng, device, classes = generator(key(seed, "distillation", epoch)), pool.device, targets.shape[1]
     cut = batches(torch.from_numpy(rng.permutation(len(pool))).to(device), OF_POOL)
-    beside = min(len(train.labels), 1) * BATCH
+    beside = BATCH if len(train.labels) else 0
     replayed = torch.from_numpy(rounds(rng, np.arange(len(train.labels)), len(cut) * beside)).to(device) if beside else cut[0][:0]
     transform, title = key(seed, "distillation transform", epoch), " of the distillation pass"
     losses, fine = torch.tensor(total, device=device), torch.tensor(done, device=device)

@@ -16,7 +16,7 @@ from hybridrepair.base.finiteness import blamed, placed, require_weights, sum_of
 from hybridrepair.base.states import Kept
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
-from hybridrepair.training.distillation import distillation_pass
+from hybridrepair.training.distillation import PEAK, distillation_pass
 from hybridrepair.training.passes import SMOOTHING, After, Labelled, Unlabelled, micro_batch_of, replay_of, ssl_pass, supervised_pass
 from hybridrepair.training.statistics import STATISTICS_BATCH, estimate_statistics, statistics_images
 
@@ -46,10 +46,11 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def remedy_of(recipe: Recipe, ssl: bool = False, taught: bool = False) -> str:
     """What to do about a fine-tuning by a recipe, with SSL passes or `taught` by distillation, whose numbers are no longer finite."""
-    given = {"--distill_lr" if taught else "--retrain_lr": "lr", "--retrain_weightdecay": "weight_decay"}
-    given |= {"--lam_ul": "lam_ul"} if ssl else {}
-    flag = max(given, key=lambda each: getattr(recipe, given[each]) / getattr(Recipe, given[each]))  # the farthest above its default
-    return f"lower {flag} than {getattr(recipe, given[flag]):g}, the likely cause"
+    rate = ("--distill_lr", PEAK) if taught else ("--retrain_lr", Recipe.lr)
+    given = {rate: recipe.lr, ("--retrain_weightdecay", Recipe.weight_decay): recipe.weight_decay}
+    given |= {("--lam_ul", Recipe.lam_ul): recipe.lam_ul} if ssl else {}
+    (flag, _), value = max(given.items(), key=lambda each: each[1] / each[0][1])  # the farthest above its default
+    return f"lower {flag} than {value:g}, the likely cause"
 
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
@@ -58,11 +59,11 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
     `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]; targets
-    float32 [N, C] are soft labels of the pool for a pass of distillation. What is replayed is decided before each pass; distillation
-    replays all train images, and without train images SSL sees all the chosen ones instead. The state goes to `kept` after
-    each epoch, with what the caller has added to its record and the weights of `unlabelled` as they are by then, and now and then
-    within a pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss, the weights
-    or what they predict are no longer finite, or all of the model is frozen.
+    float32 [N, C] are soft labels of the pool for a pass of distillation, in place of both. What is replayed is decided before each
+    pass; distillation replays all train images, and without train images SSL sees all the chosen ones instead. The state goes to
+    `kept` after each epoch, with what the caller has added to its record and the weights of `unlabelled` as they are by then, and
+    now and then within a pass; from its last state it goes on, and ends as if it had not been interrupted. UserError when the loss,
+    the weights or what they predict are no longer finite, or all of the model is frozen.
     """
     optimizer = torch.optim.SGD(trainable(model), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
     micro_batch = micro_batch_of(recipe.micro_batch, *train.images.shape[1:3])
@@ -118,10 +119,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
                                epoch, step, total, after(False), micro_batch)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
         if targets is not None and pool is not None:
-            replay = torch.arange(len(train.labels), device=train.labels.device)
             loss, record["images"] = distillation_pass(model, optimizer, normalise, train, pool, targets, recipe.lr, recipe.epochs,
                                                        recipe.seed, epoch, step, total, after(False), micro_batch)
-            record["loss"] = loss.item()
+            record["loss"], replay = loss.item(), torch.arange(len(train.labels), device=train.labels.device)
         if recipe.estimated_statistics and replay is not None:
             with seeded(key(recipe.seed, "statistics layers", epoch), replay.device):
                 estimate_statistics(model, normalise, statistics_images(train, replay, recipe.seed, epoch),

@@ -1,6 +1,6 @@
-"""Opinions: what several classifiers say of the same images, pooled with weights that a few answers decide.
+"""Opinions: what several classifiers say of the same images, combined with weights that a few answers decide.
 
-A logarithmic opinion pool: log probabilities are added, each with a weight of its own, and a bias for each class makes up for a train
+Log probabilities are added, each with a weight of its own, and a bias for each class makes up for a train
 set that is distributed otherwise than the field.
 Sources: Genest and Zidek, "Combining probability distributions", Statistical Science 1986; Wolpert, "Stacked generalization", 1992.
 """
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from hybridrepair.images.randomness import generator, key
 
-PENALTY = 10.0  # C of scikit-learn for the linear classifier, on L2-normalised features
+INVERSE_PENALTY = 10.0  # C of scikit-learn for the linear classifier, on L2-normalised features
 WEIGHT_SD, BIAS_SD = 0.5, 1.0  # how far weights and biases stray from where they are without answers
 FOLDS = 5
 LEAST = 1e-6  # probability of a class
 
 
-class Pooled(NamedTuple):
-    """An opinion pool: weights float64 [K] of the opinions, and biases float64 [C] of the classes."""
+class Combination(NamedTuple):
+    """How opinions are combined: weights float64 [K] of the opinions, and biases float64 [C] of the classes."""
     weights: Tensor
     bias: Tensor
 
@@ -35,8 +35,8 @@ def logs(probs: Tensor) -> Tensor:
     return probs.double().clamp_min(LEAST).log().log_softmax(-1)
 
 
-def pooled(opinions: Tensor, answers: Tensor) -> Pooled:
-    """The most probable pool, given opinions float64 [K, B, C] on images whose answers int64 [B] are known.
+def combined(opinions: Tensor, answers: Tensor) -> Combination:
+    """The most probable combination, given opinions float64 [K, B, C] on images whose answers int64 [B] are known.
 
     A priori weights are 1 / K, with WEIGHT_SD, and biases 0, with BIAS_SD: what they are where there is no answer.
     """
@@ -55,11 +55,11 @@ def pooled(opinions: Tensor, answers: Tensor) -> Pooled:
 
     if len(answers):
         optimizer.step(loss)
-    return Pooled(weights.detach(), bias.detach())
+    return Combination(weights.detach(), bias.detach())
 
 
 def linear(features: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities float64 [N, C] of `asked` [N, D] by logistic regression on features [M, D] with labels int64 [M].
+    """Probabilities float32 [N, C] of `asked` [N, D] by logistic regression on features [M, D] with labels int64 [M].
 
     Classes without a label get none of it; where there are no labels, all classes get the same.
     """
@@ -67,19 +67,19 @@ def linear(features: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes:
     from sklearn.linear_model import LogisticRegression
 
     present = np.unique(labels)
-    probs = np.zeros((len(asked), classes))
+    probs = np.zeros((len(asked), classes), np.float32)
     if len(present) < 2:
         probs[:, present if len(present) else slice(None)] = 1 if len(present) else 1 / classes
         return probs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it need not be at its optimum to have an opinion
-        probs[:, present] = LogisticRegression(C=PENALTY, max_iter=300).fit(features, labels).predict_proba(asked)
+        probs[:, present] = LogisticRegression(C=INVERSE_PENALTY, max_iter=300).fit(features, labels).predict_proba(asked)
     return probs
 
 
 def opinion_of_features(train: np.ndarray, train_labels: np.ndarray, pool: np.ndarray, known: np.ndarray, answers: np.ndarray,
                         classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a linear classifier on features says: of the pool, float64 [N, C], and of the known images unseen, float64 [B, C].
+    """What a linear classifier on features says: of the pool, float32 [N, C], and of the known images unseen, float32 [B, C].
 
     It learns from train [M, D] with labels int64 [M] and from the images int64 [B] of the pool [N, D] whose answers int64 [B] are
     known; of each of those, what has learnt neither from it nor from the others of its fold says it again.
@@ -88,7 +88,7 @@ def opinion_of_features(train: np.ndarray, train_labels: np.ndarray, pool: np.nd
         return linear(np.concatenate([train, pool[known[which]]]), np.concatenate([train_labels, answers[which]]), asked, classes)
 
     fold = generator(key(seed, "folds")).permutation(len(known)) % FOLDS
-    unseen = np.zeros((len(known), classes))
+    unseen = np.zeros((len(known), classes), np.float32)
     for each in np.unique(fold):
         unseen[fold == each] = learnt(fold != each, pool[known[fold == each]])
     return learnt(np.ones(len(known), bool), pool), unseen

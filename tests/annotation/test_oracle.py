@@ -205,7 +205,9 @@ def test_what_was_labelled_before_is_known_with_its_region_and_what_was_left_out
     path = first_round(tmp_path / "one", dataset)
     assert known_labels(dataset, [path]).tolist() == [UNKNOWN, UNKNOWN, 2, UNKNOWN, 2, 2]
     assert capsys.readouterr().out == ""
+    assert known_labels(dataset, [path], propagated=False).tolist() == [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 2, UNKNOWN]
     (tmp_path / "one" / "manifest.json").unlink()
+    assert known_labels(dataset, [path], propagated=False)[4] == 2 and capsys.readouterr().out == ""
     assert known_labels(dataset, [path]).tolist() == [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 2, UNKNOWN]
     assert f"no manifest beside {path}: labels of regions are not known" in capsys.readouterr().out
     assert known_labels(dataset, []).tolist() == [UNKNOWN] * 6

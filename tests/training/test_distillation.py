@@ -12,7 +12,7 @@ from hybridrepair.base.interruption import Interruption, handled
 from hybridrepair.base.states import Kept
 from hybridrepair.training import distillation
 from hybridrepair.training.distillation import OF_POOL, distillation_pass, rate_at
-from hybridrepair.training.finetune import Recipe, finetune
+from hybridrepair.training.finetune import Recipe, finetune, remedy_of
 from hybridrepair.training.passes import BATCH, Labelled, accuracy
 from hybridrepair.training.statistics import estimate_statistics
 from samples import CENTRE, CLASSES, NORMALISE, PLAIN, Drawing, Small, Table, flat, noise, none, numbers_of, same, sgd, weights_of
@@ -93,6 +93,15 @@ def test_a_pass_in_parts_is_one_pass_for_a_network_without_batch_norm():
     torch.testing.assert_close(weights_of(parts), weights_of(whole))
 
 
+def test_batch_norm_takes_in_the_parts_of_a_step_with_the_weight_of_the_step():
+    images, targets, start, means = noise(100).images, torch.rand(100, CLASSES).softmax(1), Small().float(), []
+    for size in (256, 40, 20):
+        model = copy.deepcopy(start)
+        distillation_pass(model, sgd(model), NORMALISE, noise(20, seed=1), images, targets, 0.1, 1, 1, 1, micro_batch=size)
+        means.append(model.norm1.running_mean)
+    assert all((part - means[0]).abs().max() < 0.1 * means[0].abs().max() for part in means[1:])
+
+
 def test_a_pass_goes_on_from_any_of_its_steps():
     pool, targets, told = noise(3 * OF_POOL), torch.rand(3 * OF_POOL, CLASSES).softmax(1), []
     start, train = Small().float(), noise(40, seed=1)
@@ -147,3 +156,5 @@ def test_a_signal_at_any_step_of_a_distillation_keeps_what_is_done_and_the_end_i
 def test_a_rate_that_is_too_high_is_named():
     told = refusal(taught, Small().float(), Recipe(2, lr=1e30))
     assert told.startswith("epoch 1 of fine-tuning, ") and "lower --distill_lr than 1e+30, the likely cause" in told
+    assert remedy_of(Recipe(lr=0.05, weight_decay=0.02), taught=True).startswith("lower --retrain_weightdecay than 0.02")
+    assert remedy_of(Recipe(lr=0.05, weight_decay=0.02)).startswith("lower --retrain_lr than 0.05")

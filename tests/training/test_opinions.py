@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridrepair.training.opinions import linear, logs, opinion_of_features, pooled
+from hybridrepair.training.opinions import combined, linear, logs, opinion_of_features
 
 
 def made_up(n: int, rights: list[float], classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,41 +17,41 @@ def made_up(n: int, rights: list[float], classes: int = 4, seed: int = 0) -> tup
     return logs(torch.tensor(np.array(opinions))), torch.tensor(truth)
 
 
-# --- pooling
+# --- combining
 
 def test_without_answers_opinions_count_alike_and_classes_have_no_bias():
-    found = pooled(*made_up(0, [0.9, 0.6]))
+    found = combined(*made_up(0, [0.9, 0.6]))
     assert found.weights.tolist() == [0.5, 0.5] and not found.bias.any()
 
 
 def test_independent_opinions_that_claim_what_they_keep_are_multiplied():
-    found = pooled(*made_up(20000, [0.8, 0.6]))
+    found = combined(*made_up(20000, [0.8, 0.6]))
     assert torch.allclose(found.weights, torch.ones(2, dtype=torch.float64), atol=0.1) and found.bias.abs().max() < 0.1
 
 
 def test_an_opinion_that_knows_nothing_gets_no_weight_and_one_that_boasts_less():
     opinions, truth = made_up(20000, [0.7, 0.25])
     opinions = torch.stack([opinions[0] * 3, made_up(20000, [0.9], seed=1)[0][0]])  # thrice as sure as it may be; another truth's
-    found = pooled(opinions.log_softmax(-1), truth)
+    found = combined(opinions.log_softmax(-1), truth)
     assert abs(found.weights[0] - 1 / 3) < 0.05 and abs(found.weights[1]) < 0.05
 
 
 def test_classes_that_the_opinions_have_seldom_seen_get_a_bias():
     opinions, truth = made_up(20000, [0.8])
     shift = torch.tensor([0.0, 0.0, 0.0, -3.0], dtype=torch.float64)  # as if class 3 were rarer by e^3
-    found = pooled((opinions + shift).log_softmax(-1), truth)
+    found = combined((opinions + shift).log_softmax(-1), truth)
     assert torch.allclose(found.bias[3] - found.bias[:3].mean(), torch.tensor(3.0, dtype=torch.float64), atol=0.3)
 
 
 def test_one_answer_moves_weights_and_biases_little_and_towards_it():
     sure = logs(torch.tensor([[[0.7, 0.2, 0.1]], [[0.2, 0.7, 0.1]]]))
-    found = pooled(sure, torch.tensor([1]))
+    found = combined(sure, torch.tensor([1]))
     assert found.weights[0] < 0.5 < found.weights[1] < 1 and found.bias[1] > 0 > found.bias[0] and found.bias.abs().max() < 1
 
 
-def test_a_pool_says_the_weighted_sum_of_log_probabilities_and_the_bias():
+def test_a_combination_says_the_weighted_sum_of_log_probabilities_and_the_bias():
     opinions = logs(torch.tensor([[[0.5, 0.3, 0.2]], [[0.1, 0.8, 0.1]]]))
-    found = pooled(opinions[:, :0], torch.empty(0, dtype=torch.int64))
+    found = combined(opinions[:, :0], torch.empty(0, dtype=torch.int64))
     expected = np.sqrt([0.5 * 0.1, 0.3 * 0.8, 0.2 * 0.1])
     assert found.probs(opinions)[0].tolist() == pytest.approx((expected / expected.sum()).tolist())
 
