@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.images.randomness import generator, key
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.features import extract
 from hybridrepair.selection.uncertainty import predict
 from hybridrepair.training.opinions import combined, logs, opinion_of_features
-from hybridrepair.training.passes import smoothed_one_hot
+from hybridrepair.training.passes import Labelled, smoothed_one_hot
 
-ROWS = 65536  # images whose opinions are combined at a time
+LEARNT = 20_000  # train images that the linear classifier learns from at most: its time grows with them
+ROWS = 65_536  # images whose opinions are combined at a time
 
 
 class Teacher(NamedTuple):
@@ -23,13 +25,22 @@ class Teacher(NamedTuple):
     features: float
 
 
-def train_features(task: Scenario) -> Tensor:
-    """The features of the replayed train images, float32 [M, D], as those of the pool are made."""
-    if not len(task.train.labels):
+def learnt(task: Scenario) -> Labelled:
+    """The replayed train images, or LEARNT of them that are drawn."""
+    train, n = task.train, len(task.train.labels)
+    if n <= LEARNT:
+        return train
+    rows = torch.from_numpy(np.sort(generator(key(task.seed, "teacher")).permutation(n)[:LEARNT])).to(task.device)
+    return Labelled(train.images[rows], train.labels[rows])
+
+
+def features_of(task: Scenario, images: Tensor) -> Tensor:
+    """The features of images uint8 [M, H, W, C], float32 [M, D], made as those of the pool are."""
+    if not len(images):
         return task.pool.embedding[:0]
     if task.extractor is not None:
-        return extract(task.extractor, task.normalise, task.train.images, task.batch_size)
-    return normalize(predict(task.models.raw, task.normalise, task.train.images, task.batch_size, features=True)[1], dim=1)
+        return extract(task.extractor, task.normalise, images, task.batch_size)
+    return normalize(predict(task.models.raw, task.normalise, images, task.batch_size)[1], dim=1)
 
 
 def teacher_of(task: Scenario, labels: np.ndarray, new: np.ndarray) -> Teacher:
@@ -40,7 +51,8 @@ def teacher_of(task: Scenario, labels: np.ndarray, new: np.ndarray) -> Teacher:
     """
     pool, known = task.pool, np.flatnonzero(labels != UNKNOWN)
     answers, classes = torch.from_numpy(labels[known]), task.dataset.num_classes
-    said, unseen = opinion_of_features(train_features(task).cpu().numpy(), task.train.labels.cpu().numpy(),
+    train = learnt(task)
+    said, unseen = opinion_of_features(features_of(task, train.images).cpu().numpy(), train.labels.cpu().numpy(),
                                        pool.embedding.cpu().numpy(), known, labels[known], classes, task.seed)
     of_model, of_features, judged = pool.probs.cpu(), torch.from_numpy(said), torch.from_numpy(new[known])
     how = combined(torch.stack([logs(of_model[known]), logs(torch.from_numpy(unseen))])[:, judged], answers[judged])

@@ -8,6 +8,7 @@ import torch
 import repair
 from conftest import CALL, refusal, write_small, write_tiny
 from hybridrepair.images.arrays import UNKNOWN
+from hybridrepair.run import teacher
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.teacher import Teacher, teacher_of
 
@@ -45,8 +46,8 @@ def taught(task: Scenario, known: list[int], truth: np.ndarray) -> Teacher:
     return teacher_of(task, labels, labels != UNKNOWN)
 
 
-def right(teacher: Teacher, truth: np.ndarray) -> float:
-    return 100 * float((teacher.targets.argmax(1).numpy() == truth).mean())
+def right(made: Teacher, truth: np.ndarray) -> float:
+    return 100 * float((made.targets.argmax(1).numpy() == truth).mean())
 
 
 def truth_of(task: Scenario) -> np.ndarray:
@@ -65,14 +66,14 @@ def test_features_teach_what_the_model_does_not_know(field, fe):
     task = scenario("--fe", fe)
     truth = truth_of(task)
     model = 100 * float((task.pool.probs.argmax(1).numpy() == truth).mean())
-    teacher = taught(task, list(range(0, 200, 10)), truth)
-    assert right(teacher, truth) > max(model, 60) + 20 and teacher.features > teacher.model
+    made = taught(task, list(range(0, 200, 10)), truth)
+    assert right(made, truth) > max(model, 60) + 20 and made.features > made.model
 
 
 def test_without_an_answer_both_opinions_count_alike(field):
     task = scenario("--fe", "pixels.py:build")
-    teacher = taught(task, [], truth_of(task))
-    assert teacher[1:] == (0.5, 0.5) and right(teacher, truth_of(task)) > 90
+    made = taught(task, [], truth_of(task))
+    assert made[1:] == (0.5, 0.5) and right(made, truth_of(task)) > 90
 
 
 def test_a_class_that_is_missing_in_the_train_set_is_learnt_from_answers(field):
@@ -95,10 +96,22 @@ def test_answers_of_earlier_rounds_teach_the_classifier_and_decide_no_weights(fi
     assert teacher_of(task, labels, new).features > 0.5
 
 
+def test_of_a_large_train_set_a_part_is_learnt_from(field, monkeypatch):
+    task, seen = scenario("--fe", "pixels.py:build"), []
+    genuine = teacher.opinion_of_features
+    monkeypatch.setattr(teacher, "opinion_of_features", lambda train, labels, *more: (
+        seen.append((train.shape, labels.tolist())), genuine(train, labels, *more))[1])
+    monkeypatch.setattr(teacher, "LEARNT", 40)
+    made = taught(task, [1, 2, 3], np.arange(200) % 4)
+    (shape, labels), = seen
+    assert shape == (40, 192) and set(labels) == {0, 1, 2, 3} and labels != task.train.labels[:40].tolist()
+    assert taught(task, [1, 2, 3], np.arange(200) % 4).targets.equal(made.targets)
+
+
 def test_opinions_are_combined_in_blocks_of_any_size(field, monkeypatch):
     task = scenario("--fe", "pixels.py:build")
     whole = taught(task, [1, 2, 3], np.arange(200) % 4).targets
-    monkeypatch.setattr("hybridrepair.run.teacher.ROWS", 7)
+    monkeypatch.setattr(teacher, "ROWS", 7)
     torch.testing.assert_close(taught(task, [1, 2, 3], np.arange(200) % 4).targets, whole)
 
 
