@@ -17,4 +17,4 @@ def main() -> None:
         sys.exit(0 if asked else 2)
     sys.argv = [f"hybridrepair {words[0]}", *words[1:]]
     entry = import_module(f"hybridrepair.entries.{ENTRIES[words[0]]}")
-    run(entry.main, entry.parse_args())
+    run(lambda: entry.main(entry.parse_args()))

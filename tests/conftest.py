@@ -6,14 +6,17 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple, NoReturn
 
 # before torch is imported: threads that wait for each other in turn are slow beside other work (544 s, not 15 s)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +27,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hybridrepair.base.errors import UserError
+from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.interruption import SIGNALS
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
@@ -145,6 +148,47 @@ def twice_at_once(call) -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+class Ended(NamedTuple):
+    """How a process has ended: its exit status, or less than 0 the signal, and what it printed."""
+    status: int
+    out: str
+    err: str
+
+
+def in_processes(n: int, folder: Path, work: Callable[[int], object]) -> list[Ended]:
+    """What becomes of n forked processes of one run in `folder`, as torchrun would start them: each does its `work`, told its rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"LOCAL_RANK": 0, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(n):
+        started.append(os.fork())
+        if not started[-1]:
+            _be_one(lambda: work(rank), rank, folder, variables | {"RANK": rank})  # noqa: B023  # called at once
+    status = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+    return [Ended(status[rank], *((folder / f"{name}_{rank}.txt").read_text() for name in ("out", "err"))) for rank in range(n)]
+
+
+def _be_one(work: Callable[[], object], rank: int, folder: Path, variables: dict) -> NoReturn:
+    """Be one of the processes, to the end."""
+    status = 1
+    try:
+        signal.alarm(900)  # rather than hang
+        sys.stdout, sys.stderr = (open(folder / f"{name}_{rank}.txt", "w") for name in ("out", "err"))
+        os.chdir(folder)
+        os.environ.update({name: str(value) for name, value in variables.items()})
+        run(work)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class Slow:
@@ -269,6 +313,11 @@ def write_pool(root: Path, images: np.ndarray, labels: np.ndarray, name: str = "
 
 @pytest.fixture
 def unpainted(monkeypatch) -> None:
-    """Runs leave neither plots nor a report, which take ten times as long as all the rest of a tiny one."""
-    monkeypatch.setattr("hybridrepair.report.plots.write", lambda *given: None)
-    monkeypatch.setattr("hybridrepair.report.page.write", lambda *given: None)
+    """As `unpaint` has it."""
+    unpaint(monkeypatch)
+
+
+def unpaint(patch: pytest.MonkeyPatch) -> None:
+    """Let runs leave neither plots nor a report, which take ten times as long as all the rest of a tiny one."""
+    for name in ("plots.write", "page.write", "plots.save"):
+        patch.setattr(f"hybridrepair.report.{name}", lambda *given: None)

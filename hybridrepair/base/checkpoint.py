@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hybridrepair.base import processes
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
 
@@ -32,9 +33,10 @@ def beside(path: Path, other: Path) -> Path:
 
 
 def save(path: Path | str, content: dict) -> None:
-    """Write a dict of tensors and plain values to `path`; equal contents make equal files."""
-    with atomic(path) as temporary:
-        write(temporary, content)
+    """Write a dict of tensors and plain values to `path`; equal contents make equal files. Of several processes the first does."""
+    if processes.first():
+        with atomic(path) as temporary:
+            write(temporary, content)
 
 
 def write(path: Path, content: dict) -> None:
@@ -105,6 +107,11 @@ def made_with(path: Path, settings: dict, force: bool = False, unsaid: Collectio
     Settings called `unsaid`, which earlier versions did not write, are taken to be the same where it does not tell them.
     UserError if it was made with other settings or cannot be read; with `force`, which replaces it, None then too.
     """
+    return processes.led(lambda: _made_with(path, settings, force, unsaid))
+
+
+def _made_with(path: Path, settings: dict, force: bool, unsaid: Collection[str]) -> dict | None:
+    """The same, as this process finds it."""
     if not path.exists():
         return None
     try:

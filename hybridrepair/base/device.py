@@ -9,6 +9,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from hybridrepair.base import processes
 from hybridrepair.base.errors import UserError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # None: as the weights are
@@ -16,18 +17,38 @@ SIDE = 32  # pixels of the images that a batch size counts
 
 
 def device_of(name: str) -> torch.device:
-    """The torch device called `name`, once it is known to work, and the process prepared for it. UserError if not."""
+    """The torch device called `name`, once it is known to work, and the process prepared for it. UserError if not.
+
+    Each of the processes that torchrun has started gets its own GPU.
+    """
     try:
         device = torch.device(name)
         if device.type == "cuda":
             repeatable()
+        if processes.several():
+            device = device_among(device)
         # the meta device can be named, but not computed on, and mps has no float64
         torch.zeros(1, dtype=torch.float64, device=device).item()
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+    except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
         reason = re.split(r"[.\n]", str(error))[0]
         raise UserError(f"device {name} cannot be used ({reason}); give --device cpu, or another one") from error
     if device.type == "cpu":
         keep_freed_memory()
+    return device
+
+
+def device_among(device: torch.device) -> torch.device:
+    """The device of this process among several, of a kind that all were told; the first says how many they are. ValueError if none."""
+    here, machines = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    if device.type == "cuda":
+        if device.index is not None or here >= torch.cuda.device_count():
+            raise ValueError(f"each process takes a GPU of its own, and this machine has {torch.cuda.device_count()}")
+        device = torch.device("cuda", here)
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise ValueError("several processes compute on CUDA or on the CPU")
+    print(f"{processes.size()} processes on {machines} machine{'s' if machines > 1 else ''} share the work, by "
+          f"{'nccl' if device.type == 'cuda' else 'gloo'}", flush=True)
     return device
 
 
@@ -44,9 +65,14 @@ def on_machine(model: nn.Module, args, device: torch.device) -> nn.Module:
                 outputs = type(self).forward(self, *inputs)
             return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
         model.forward = MethodType(forward, model)  # a method, so that a deep copy has one of its own
-    if args.compile:
+    if compiles(args):
         model.compile()
     return model
+
+
+def compiles(args) -> bool:
+    """Whether networks are compiled: not by several processes, whose common batch norm cannot be."""
+    return args.compile and not processes.several()
 
 
 def images_at_once(n: int, height: int, width: int) -> int:

@@ -1,8 +1,9 @@
 """Errors that a user can cause, and how an entry script ends on them: one sentence, exit status 2."""
 import io
 import sys
+from typing import NoReturn
 
-from hybridrepair.base import interruption
+from hybridrepair.base import interruption, processes
 from hybridrepair.base.text import line_of
 
 
@@ -22,21 +23,32 @@ def run(main, *args) -> None:
     """Run `main(*args)`; on a UserError, or a file that cannot be used, print one sentence to stderr and exit with status 2.
 
     A signal that interrupts it ends in a line that says how to go on, and status 130 (SIGINT) or 143 (SIGTERM). What the terminal's
-    encoding lacks, of a file's or a class's name, is printed as an escape.
+    encoding lacks, of a file's or a class's name, is printed as an escape. Of several processes one tells why all end.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     with interruption.handled():
         try:
-            main(*args)
+            with processes.started():
+                main(*args)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            end(f"error: {error}", 2)
         except OSError as error:
-            print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
-                  "and the room on the disk", file=sys.stderr)
-            sys.exit(2)
+            end(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
+                "and the room on the disk", 2)
         except KeyboardInterrupt as stop:
             line, status = interruption.end_of(stop)
-            print(line, file=sys.stderr)
-            sys.exit(status)
+            end(line, status, tells=processes.first())  # which knows whether the state is saved
+        except processes.Gone as error:
+            end(f"error: another process of this run has ended ({error}); see what it says, or give the same command again", 1)
+        except Exception:
+            if processes.speaks():
+                raise
+            sys.exit(1)
+
+
+def end(line: str, status: int, tells: bool = True) -> NoReturn:
+    """Exit with a status and a line on stderr, if none of several processes has told one before."""
+    if tells and processes.speaks():
+        print(line, file=sys.stderr)
+    sys.exit(status)

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from hybridrepair.base import processes
+
 TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)  # the machine, the process, chance
 LONG = 24 * 60 * 60  # seconds in which a process on another machine has written something, if it lives
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}  # of folders, where the file system or their rights forbid it
@@ -103,6 +105,12 @@ def atomic(path: Path | str, before: Path | None = None) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, content: str) -> None:
+    """Write a file; of processes that share the work the first does."""
+    if processes.first():
+        with atomic(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
 def write_json(path: Path, content: dict) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,15 +1,20 @@
-"""Interruptions: SIGINT and SIGTERM end an entry at once, or, in a training, after the step that runs, whose state is then saved."""
+"""Interruptions: SIGINT and SIGTERM end an entry at once, or, in a training, after the step that runs, whose state is then saved.
+
+Processes that share the work stop after the same step.
+"""
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybridrepair.base import processes
 from hybridrepair.base.text import line_of
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
 _asked: int | None = None  # the first signal
+_heard = 0  # that this process has got, of several; all `agree` on it
 _deferred = False
 _states: list[Path] = []  # where something to go on from may lie, that of the last stage first
 
@@ -23,8 +28,15 @@ class Interruption(KeyboardInterrupt):
 
 
 def _take(number: int, frame: object) -> None:
-    """Note the first signal where it is deferred; else end, and leave a further one to the system, which always ends the process."""
-    global _asked
+    """Note the first signal where it is deferred; else end, and leave a further one to the system, which always ends the process.
+
+    One of several processes ignores further ones, which torchrun may send too: it kills what has not ended after 30 seconds.
+    """
+    global _asked, _heard
+    if processes.several():
+        again, _heard = bool(_heard), _heard or number
+        if again or _deferred or _asked is not None:
+            return
     first, _asked = _asked is None, number
     if first and _deferred:
         return
@@ -37,8 +49,8 @@ def _take(number: int, frame: object) -> None:
 @contextmanager
 def handled() -> Iterator[None]:
     """Let the signals raise an Interruption within the block. What the process ignores, as under nohup, it goes on to ignore."""
-    global _asked
-    _asked, before = None, {}
+    global _asked, _heard
+    _asked, _heard, before = None, 0, {}
     _states.clear()
     if threading.current_thread() is threading.main_thread():
         before = {each: signal.signal(each, _take) for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN}
@@ -47,7 +59,7 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _asked = None
+        _asked, _heard = None, 0
 
 
 @contextmanager
@@ -59,8 +71,17 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _deferred = outer
+    if not outer:
+        agree()
     if _asked is not None:
         raise Interruption(_asked)
+
+
+def agree() -> None:
+    """Let a signal that any of several processes has got end all of them here, at the same step; unless this one has begun to end."""
+    global _asked
+    if _asked is None and processes.size() > 1:
+        _asked = processes.largest(_heard) or None
 
 
 def asked() -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybridrepair.base import processes
+
 CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}  # folders that cannot be written to
 told: set[Path] = set()  # folders of which it has been said that they have no locks
 
@@ -18,17 +20,21 @@ def locked(path: Path | str, wait: bool = True, making: str = "") -> Iterator[bo
     One that waits says so, where `making` names what the other process is making. The lock is a hidden file beside `path`. Where
     none are to be had, as on some network filesystems, one line on stderr says so and all goes on: what is written is whole
     without them, but a thing may be made twice. A thing that is there, in a folder that cannot be written to, needs no lock.
+    Processes that share the work hold it together.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = opened(path.with_name(f".{path.name}.lock"), needed=not path.exists())
-    if file is None:
-        yield True
-        return
+    path, file = Path(path), None
+
+    def take() -> bool:
+        nonlocal file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = opened(path.with_name(f".{path.name}.lock"), needed=not path.exists())
+        return file is None or taken(file, path, wait, making)
+
     try:
-        yield taken(file, path, wait, making)
+        yield processes.led(take)
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
 
 
 def opened(path: Path, needed: bool) -> int | None:

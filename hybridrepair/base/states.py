@@ -3,7 +3,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hybridrepair.base import checkpoint, interruption, seals
+from hybridrepair.base import checkpoint, interruption, processes, seals
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
 
@@ -26,13 +26,13 @@ def read_state(path: Path) -> dict:
 
 def remove(path: Path) -> None:
     """Remove the states of a training: what they were for is finished."""
-    for each in states_of(path):
+    for each in states_of(path) if processes.first() else ():
         each.unlink(missing_ok=True)
 
 
 def forget(path: Path, settings: dict) -> None:
     """Remove the states with these settings, whose training is finished: it may have been killed before it could itself."""
-    for each in filter(Path.exists, states_of(path)):
+    for each in filter(Path.exists, states_of(path) if processes.first() else ()):
         try:
             if read_state(each).get("settings") == settings:
                 each.unlink(missing_ok=True)
@@ -44,36 +44,45 @@ class Kept:
     """The state of a training in `path`, from which the same command goes on: made with `settings`, and written now and then.
 
     The one before it is kept as well: where the newest is damaged, a line says so and `state` is that. None where there is none.
-    UserError where they are of other settings, or all are damaged, unless `force`, with a line too, begins anew.
+    UserError where they are of other settings, or all are damaged, unless `force`, with a line too, begins anew. Of several processes
+    the first reads it, for all, and writes it.
     """
 
     def __init__(self, path: Path, settings: dict, every: float, force: bool = False):
         self.path, self.settings, self.every = path, settings, every
         interruption.goes_on_from(*states_of(path))
-        self.state: dict | None = None
         self.sound = False  # whether the newest is one to go back to
-        problem, remedy = "", "begin anew by --force"
-        for each in filter(Path.exists, states_of(path)):
+        self.state = processes.led(lambda: self._found(force))
+        self.written = time.perf_counter()
+
+    def _found(self, force: bool) -> dict | None:
+        """The state to go on from."""
+        state, problem, remedy = None, "", "begin anew by --force"
+        for each in filter(Path.exists, states_of(self.path)):
             try:
                 content = read_state(each)
             except UserError as error:
                 problem = problem or str(error)
                 continue
-            differ = checkpoint.difference(content.get("settings"), settings)
+            differ = checkpoint.difference(content.get("settings"), self.settings)
             if differ:
                 problem, remedy = f"{each} exists and was made with {differ}", checkpoint.OTHER_SETTINGS
             else:
-                self.state, self.sound = content, each == path
+                state, self.sound = content, each == self.path
             break
-        if problem and self.state is None and not force:
+        if problem and state is None and not force:
             raise UserError(f"{problem}; {remedy}")
         if problem:
-            print(f"{problem}; {'going on from the state before it' if self.state else 'begun anew'}", flush=True)
-        self.written = time.perf_counter()
+            print(f"{problem}; {'going on from the state before it' if state else 'begun anew'}", flush=True)
+        return state
 
     def save(self, state: Callable[[], dict], due: bool = False) -> None:
-        """Write the state that the function gives, at once or, with `due`, only where `every` seconds have passed since the last."""
-        if due and time.perf_counter() - self.written < self.every:
+        """Write the state that the function gives, at once or, with `due`, only where `every` seconds have passed since the last.
+
+        Or where a signal waits for it: all processes that share the work come here after the same step.
+        """
+        interruption.agree()
+        if not processes.first() or due and not interruption.asked() and time.perf_counter() - self.written < self.every:
             return
         newest, before = states_of(self.path)
         with atomic(newest, before if self.sound else None) as temporary:

@@ -102,7 +102,7 @@ def add_machine(parser: Parser) -> None:
     group.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the networks' layers: bfloat16 is "
                        "mixed precision, for processors that have it; weights and losses stay float32")
     group.add_argument("--compile", action="store_true", help="compile the networks, which pays in long runs on a GPU: it takes "
-                       "minutes at first, and on a CPU needs a C++ compiler")
+                       "minutes at first, and on a CPU needs a C++ compiler; several processes do without")
     group.add_argument("--num_workers", type=number(int, 0), default=0,
                        help="accepted for published calls; images are augmented in batches on the device, without workers")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hybridrepair.base import checkpoint, formats
-from hybridrepair.base.device import on_machine
+from hybridrepair.base.device import compiles, on_machine
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
@@ -92,6 +92,6 @@ class Models:
     def to_repair(self) -> nn.Module:
         """A copy of the tuned one to be trained on, compiled where the flags say so, which a copy is not by itself."""
         model = copy.deepcopy(self.tuned)
-        if self.args.compile:
+        if compiles(self.args):
             model.compile()
         return model

@@ -1,11 +1,14 @@
 """device.py: a device that works or is refused, and the networks on it in lower precision or compiled."""
 import copy
 import os
+from argparse import Namespace
 
 import pytest
 import torch
 
-from hybridrepair.base.device import device_of, on_machine, seeded
+from conftest import refusal
+from hybridrepair.base import processes
+from hybridrepair.base.device import compiles, device_among, device_of, on_machine, seeded
 from hybridrepair.base.errors import UserError
 from hybridrepair.run.flags import Parser, add_machine
 
@@ -126,3 +129,28 @@ def test_draws_repeat_for_a_seed_of_64_bits_and_leave_the_generators_as_they_wer
             with seeded(seed, device):
                 found.append(torch.rand(4, device=device))
         assert found[0].equal(found[1]) and not found[0].equal(found[2]) and torch.rand(4, device=device).equal(expected)
+
+
+def test_each_of_several_processes_takes_the_gpu_of_its_number_on_its_machine(monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(processes, "_size", 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert device_among(torch.device("cuda")) == torch.device("cuda", 1) and taken == [torch.device("cuda", 1)]
+    assert device_among(torch.device("cpu")) == torch.device("cpu")
+    assert capsys.readouterr().out == ("4 processes on 2 machines share the work, by nccl\n"
+                                       "4 processes on 2 machines share the work, by gloo\n")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(ValueError, match="each process takes a GPU of its own, and this machine has 2"):
+            device_among(torch.device(name))
+    assert "device meta cannot be used (several processes compute on CUDA or on the CPU)" in refusal(device_of, "meta")
+
+
+def test_networks_are_compiled_where_asked_for_but_not_by_several_processes(monkeypatch):
+    asked, other = Namespace(compile=True), Namespace(compile=False)
+    assert compiles(asked) and not compiles(other)
+    monkeypatch.setattr(processes, "_size", 2)
+    assert not compiles(asked)
