@@ -104,4 +104,4 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run(lambda: main(parse_args()))

@@ -14,10 +14,12 @@ from pathlib import Path
 from hybridrepair.annotation import questions
 from hybridrepair.annotation.manifest import manifest_of
 from hybridrepair.base.errors import UserError, run
+from hybridrepair.base.processes import led
 from hybridrepair.run import output
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.selection.solutions import SOLUTIONS
+from hybridrepair.selection.pool import Pool
+from hybridrepair.selection.solutions import SOLUTIONS, Selection
 
 
 def parse_args(argv: list[str] | None = None):
@@ -46,20 +48,29 @@ def main(args) -> None:
     if args.check:
         return
     if args.out:
-        questions.refuse_to_replace(args.out, args.force)
-        made = manifest_of(task.dataset, task.selection, task.origin)
-        questions.write(args.out, task.pool, task.selection, made, args.format, f"{args.model2test_arch} {task.weights}")
-        print(f"{len(made.images)} of {task.pool.n} images to annotate: {args.out}")
+        led(lambda: questions.refuse_to_replace(args.out, args.force))
+        pool, selection = chosen(task)
+        made = manifest_of(task.dataset, selection, task.origin)
+        led(lambda: questions.write(args.out, pool, selection, made, args.format, f"{args.model2test_arch} {task.weights}"))
+        print(f"{len(made.images)} of {pool.n} images to annotate: {args.out}")
         print("give back the answers to repair.py with the same flags and --labels")
         return
     folder = output.Run(task).folder
     path = folder.with_name(f"selection_{folder.name}") / "selected.csv"
-    if output.answered(path) and not args.force:
+    if led(lambda: output.answered(path)) and not args.force:
         raise UserError(f"{path} holds labels already; pass it to repair.py as --labels, move it away, or replace it by --force")
-    output.write_selected(path, task.pool, task.selection)
-    print(f"{len(task.selection.annotated)} of {task.pool.n} images to annotate: {path}")
+    pool, selection = chosen(task)
+    led(lambda: output.write_selected(path, pool, selection))
+    print(f"{len(selection.annotated)} of {pool.n} images to annotate: {path}")
     print("fill in its column label, and pass it to repair.py with the same flags as --labels")
 
 
+def chosen(task: Scenario) -> tuple[Pool, Selection]:
+    """The pool with its predictions, and what is chosen of it: of several processes all take part, before the first writes it."""
+    pool, selection = task.pool, task.selection
+    pool.probs  # noqa: B018  # kept once it is asked for
+    return pool, selection
+
+
 if __name__ == "__main__":
-    run(main, parse_args())
+    run(lambda: main(parse_args()))

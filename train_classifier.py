@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint, provenance, states
+from hybridrepair.base import checkpoint, processes, provenance, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
 from hybridrepair.base.files import write_json
@@ -59,7 +59,7 @@ def main(args) -> None:
     folder = Path(args.checkpoint_path or f"check_point/{args.dataset}/ckpt_bias")
     path = folder / f"{name}_{which}_b.t7"
     usual = path if args.checkpoint_path else checkpoint.place(args.dataset, "ckpt_bias", path.name)
-    if args.if_missing and usual.exists():
+    if args.if_missing and processes.led(usual.exists):
         return
     tracking.require(args.report_to)
     device = device_of(args.device)
@@ -76,7 +76,7 @@ def main(args) -> None:
     train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
     settings["data"] = classifier.digest_of(train, val, dataset.num_classes, dataset.mean, dataset.std)
     with locked(path, making=str(path)):
-        if args.if_missing and usual.exists():  # made while this one waited
+        if args.if_missing and processes.led(usual.exists):  # made while this one waited
             return
         if not args.force and checkpoint.made_with(path, settings, unsaid=("data",)):
             print(f"{path} is there already, made with the same settings: nothing to do")
@@ -88,7 +88,7 @@ def main(args) -> None:
         print(f"{args.model} {'ABC'[args.class_weight]} on {args.dataset}: {len(train.labels)} train and {len(val.labels)} val images")
         shares = {part: np.bincount(images.labels.cpu(), minlength=dataset.num_classes)
                   for part, images in (("train", train), ("val", val))}
-        plots.save(kept / f"{name}_{which}_classes.png", plots.class_shares(dataset.class_names, shares))
+        processes.led(lambda: plots.save(kept / f"{name}_{which}_classes.png", plots.class_shares(dataset.class_names, shares)))
         log = kept / f"{name}_{which}_seed{args.manualSeed}.jsonl"
         tracked = tracking.Tracking(args.report_to, log.with_suffix(""), settings)
         normalise = Normalise(dataset.mean, dataset.std, device)
@@ -97,4 +97,4 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run(lambda: main(parse_args()))

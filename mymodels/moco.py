@@ -19,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.processes import ALL, Share
 
 ARCHITECTURES = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet50": (Bottleneck, (3, 4, 6, 3))}  # block, blocks per stage
 PREFIX = "module."  # of DistributedDataParallel, which the published code trains with
@@ -80,13 +81,14 @@ class MoCo(nn.Module):
         """The feature extractor as it is now: it shares the weights, and whether it trains."""
         return Extractor(self.base_encoder, self.predictor)
 
-    def contrastive_loss(self, q: Tensor, k: Tensor) -> Tensor:
+    def contrastive_loss(self, q: Tensor, k: Tensor, rows: slice = ALL) -> Tensor:
         """InfoNCE of queries and keys, both [N, dim]: row i of k is the positive of row i of q, the other rows negatives.
 
+        q may be some `rows` of the queries alone.
         Scaled by 2 T, as published, so that the temperature T leaves the size of the gradient alone.
         """
         logits = F.normalize(q, dim=1) @ F.normalize(k, dim=1).T / self.temperature
-        return F.cross_entropy(logits, torch.arange(len(q), device=q.device)) * (2 * self.temperature)
+        return F.cross_entropy(logits, torch.arange(len(k), device=q.device)[rows]) * (2 * self.temperature)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -94,13 +96,17 @@ class MoCo(nn.Module):
         for slow, fast in zip(self.momentum_encoder.parameters(), self.base_encoder.parameters()):
             slow.mul_(momentum).add_(fast, alpha=1 - momentum)
 
-    def forward(self, x1: Tensor, x2: Tensor, momentum: float) -> Tensor:
-        """The symmetric loss of two views of the same images, each [N, C, H, W]; each view has batch statistics of its own."""
+    def forward(self, x1: Tensor, x2: Tensor, momentum: float, share: Share | None = None) -> Tensor:
+        """The symmetric loss of two views of the same images, each [N, C, H, W]; each view has batch statistics of its own.
+
+        The images may be a share of more, whose keys are gathered from the processes that have them.
+        """
+        share = share or Share(len(x1), ALL, 1)
         q1, q2 = self.predictor(self.base_encoder(x1)), self.predictor(self.base_encoder(x2))
         with torch.no_grad():
             self.follow(momentum)
-            k1, k2 = self.momentum_encoder(x1), self.momentum_encoder(x2)
-        return self.contrastive_loss(q1, k2) + self.contrastive_loss(q2, k1)
+            k1, k2 = share.joined(self.momentum_encoder(x1)), share.joined(self.momentum_encoder(x2))
+        return self.contrastive_loss(q1, k2, share.rows) + self.contrastive_loss(q2, k1, share.rows)
 
 
 def published(model: MoCo) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ class Recorder(nn.Module):
         self.optimizer = torch.optim.SGD(self.parameters(), lr=99)
         self.batches, self.views, self.rates, self.momenta = [], [], [], []
 
-    def forward(self, batch, views, momentum):
+    def forward(self, batch, views, momentum, share):
         assert self.training
         self.batches.append(batch.tolist())
         self.views.append(views)

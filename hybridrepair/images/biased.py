@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hybridrepair.base import processes
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import read, save
 from hybridrepair.images.data import Dataset
@@ -37,6 +38,11 @@ def biased_subset(dataset: Dataset, model_number: int, folder: Path | str, parts
     """
     if model_number not in (0, 1, 2):
         raise UserError(f"model number {model_number} does not exist; give 0, 1 or 2 for Model A, B or C")
+    return processes.led(lambda: _subset(dataset, model_number, folder, parts))
+
+
+def _subset(dataset: Dataset, model_number: int, folder: Path | str, parts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The same, where the model number exists."""
     folder, subset = Path(folder) / str(model_number), {}
     keep = {"train": DATASETS[dataset.name].keep if dataset.name in DATASETS else KEEP, "val": KEEP}
     for number, part in enumerate(keep):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybridrepair.base import locks
+from hybridrepair.base import locks, processes
 from hybridrepair.base.checkpoint import digest
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import line_of, text_of
@@ -76,6 +76,17 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
     folder = Path(root) / name
     if name not in DATASETS and not (Path(name).name == name and name not in ("", "..") and folder.is_dir()):
         raise UserError(f"dataset {name} is unknown; give one of {', '.join(DATASETS)}, or a folder's name in {root}")
+    processes.led(lambda: _convert(name, folder, size, skip_bad))
+    dataset = _open(name, folder)
+    height, width = dataset.images.shape[1:3]
+    if size and (height, width) != (size, size):
+        raise UserError(f"{folder / 'images.npy'} holds images of {height}x{width} pixels, and --img_size asks for {size}; leave it "
+                        "out, or save arrays of that size")
+    return dataset
+
+
+def _convert(name: str, folder: Path, size: int | None, skip_bad: bool) -> None:
+    """Make the arrays of a dataset in its folder, where they are missing or outdated."""
     path = folder / "images.npy"
     found, others = folders.scan(folder)
     if _outdated(folder, found, size):
@@ -90,12 +101,6 @@ def load(name: str, root: Path | str, size: int | None = None, skip_bad: bool = 
                 else:
                     for file, array in _from_registry(name, folder).items():
                         save(folder / file, array)
-    dataset = _open(name, folder)
-    height, width = dataset.images.shape[1:3]
-    if size and (height, width) != (size, size):
-        raise UserError(f"{path} holds images of {height}x{width} pixels, and --img_size asks for {size}; leave it out, or save "
-                        "arrays of that size")
-    return dataset
 
 
 def _outdated(folder: Path, found: dict[str, folders.Stamp], size: int | None) -> bool:

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from hybridrepair.base import processes
 from hybridrepair.base.errors import UserError, reason_of
 
 PROJECT = "hybridrepair"  # that runs are filed under where the tracker has projects
@@ -83,7 +84,7 @@ class Tracking:
     """
 
     def __init__(self, names: list[str], folder: Path, settings: dict):
-        self.names, self.folder, self.settings = [*dict.fromkeys(names)], folder, settings
+        self.names, self.folder, self.settings = [*dict.fromkeys(names if processes.first() else ())], folder, settings
         self.epoch, self.trackers = 0, dict[str, Tracker]()
 
     def start(self, name: str) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from hybridrepair.annotation import spreadsheet
 from hybridrepair.annotation.spreadsheet import protected
-from hybridrepair.base import provenance
+from hybridrepair.base import processes, provenance
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
@@ -56,7 +56,7 @@ class Run:
 
     def find(self) -> table.Row | None:
         """The row of this run where it is finished: as its folder has it, else results.csv; None where neither has it."""
-        return table.find(self.folder, self.identity)
+        return processes.led(lambda: table.find(self.folder, self.identity))
 
     def headline_of(self, row: table.Row, part: str) -> str:
         """The headline of this run once it is finished, from its row. UserError where a spreadsheet has left no numbers in it."""
@@ -70,12 +70,13 @@ class Run:
     def enter(self) -> None:
         """See to it that results.csv has the row of this run; where that fails, a line says so, since the folder has it."""
         with spared(str(self.results), f"python tables.py --rebuild {shlex.quote(str(self.save_path))} makes it"):
-            table.enter(self.results)
+            processes.led(lambda: table.enter(self.results))
 
     def cut_off(self) -> bool:
         """Whether a run that has its row ended before it left all else: its last state is still there."""
         record = self.folder / RECORD
-        return self.state.exists() and record.exists() and self.state.stat().st_mtime_ns <= record.stat().st_mtime_ns
+        return processes.led(lambda: self.state.exists() and record.exists()
+                             and self.state.stat().st_mtime_ns <= record.stat().st_mtime_ns)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hybridrepair.annotation.manifest import listed, manifest_of
 from hybridrepair.base import checkpoint, formats, interruption, provenance, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
+from hybridrepair.base.processes import led
 from hybridrepair.images.arrays import save
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
@@ -38,8 +39,8 @@ def repair(task: Scenario, results: output.Run) -> None:
     tracked = Tracking(task.args.report_to, results.folder, results.identity | vars(task.args))
     outcome = perform(task, lambda data: states.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
                                                          task.args.force), tracked.log)
-    write(task, results, outcome)
-    write_rest(task, results, outcome)
+    led(lambda: write(task, results, outcome))
+    led(lambda: write_rest(task, results, outcome))
     tracked.finish(outcome.row)
     states.remove(results.state)
     print_end(task, results, outcome)

@@ -15,6 +15,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.finiteness import blamed
+from hybridrepair.base.processes import led, told
 from hybridrepair.images import data
 from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise
@@ -23,7 +24,7 @@ from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
 from hybridrepair.run.models import Models, checkpoint_path
 from hybridrepair.selection.candidates import select_among
-from hybridrepair.selection.clustering import regions
+from hybridrepair.selection.clustering import Regions, regions
 from hybridrepair.selection.extractor import extractor_of
 from hybridrepair.selection.pool import REMEDY, Pool
 from hybridrepair.selection.solutions import PUBLISHED_NAMES, SOLUTIONS, Selection, nothing
@@ -41,6 +42,12 @@ def biased_folder(args, model: Path) -> Path | None:
         if (folder / number / "train.npy").is_file():
             return folder
     return None
+
+
+def cut_once(embedding: torch.Tensor, **how) -> Regions:
+    """The regions of an embedding. Of several processes the first cuts: it takes the memory and the cores of a machine."""
+    made = led(lambda: [part.cpu() for part in regions(embedding, **how)])
+    return Regions(*(part.to(embedding.device) for part in made))
 
 
 class Scenario:
@@ -150,6 +157,7 @@ class Scenario:
         if self.asked is None and (self.known != UNKNOWN).all():
             raise UserError(f"all {self.pool.n} pool images are labelled by --labelled, so there is nothing to select; leave one out")
         chosen = self.asked or select_among(self.pool, self.args.solution, self.budget, self.known)
+        chosen = Selection(*told(chosen[:3]), chosen.regions)
         if self.args.labels:
             self.oracle.tell_unused(chosen.annotated)
         return chosen
@@ -209,7 +217,7 @@ class Scenario:
     def pool(self) -> Pool:
         """The pool, with the evidence of the model under repair as its checkpoint has it."""
         args = self.args
-        cut = partial(regions, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
+        cut = partial(cut_once, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
                       min_samples=args.min_samples, cell_size=args.cell_size)
         return Pool(self.dataset, self.models.raw, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut,
                     self.source)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hybridrepair.base.processes import led
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.run.scenario import Scenario
@@ -52,8 +53,9 @@ def teacher_of(task: Scenario, labels: np.ndarray, new: np.ndarray) -> Teacher:
     pool, known = task.pool, np.flatnonzero(labels != UNKNOWN)
     answers, classes = torch.from_numpy(labels[known]), task.dataset.num_classes
     train = learnt(task)
-    said, unseen = opinion_of_features(features_of(task, train.images).cpu().numpy(), train.labels.cpu().numpy(),
-                                       pool.embedding.cpu().numpy(), known, labels[known], classes, task.seed)
+    given = (features_of(task, train.images).cpu().numpy(), train.labels.cpu().numpy(), pool.embedding.cpu().numpy(), known,
+             labels[known], classes, task.seed)
+    said, unseen = led(lambda: opinion_of_features(*given))
     of_model, of_features, judged = pool.probs.cpu(), torch.from_numpy(said), torch.from_numpy(new[known])
     how = combined(torch.stack([logs(of_model[known]), logs(torch.from_numpy(unseen))])[:, judged], answers[judged])
     targets = torch.cat([how.probs(torch.stack([logs(one), logs(other)])).float()

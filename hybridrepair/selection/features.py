@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint, seals
+from hybridrepair.base import checkpoint, processes, seals
 from hybridrepair.base.device import images_at_once
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.progress import progress
@@ -47,16 +47,18 @@ def extract(extractor: Extractor, normalise: Normalise, images: Tensor, batch_si
     made_of = [extractor.made_of, checkpoint.digest_of(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist(),
                *code_version().values()]
     cache = extractor.folder / f"features_{checkpoint.digest(repr(made_of).encode())}.npy"
-    features = kept(cache, len(images))
+    features = processes.led(lambda: kept(cache, len(images)))
     if features is None:
         model = extractor.network().eval().to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a stub's gap
-        size, features = min(images_at_once(batch_size, *images.shape[1:3]), extractor.batch), np.empty((0, 0))
-        for begin in progress(range(0, len(images), size), "features"):
-            part = extractor.read(model(extractor.prepare(images[begin:begin + size], normalise))).cpu().numpy()
-            if not begin:  # filled in place: parts that are joined in the end would be held twice
-                features = np.empty((len(images), part.shape[1]), part.dtype)
-            features[begin:begin + size] = part
+        size = min(images_at_once(batch_size, *images.shape[1:3]), extractor.batch)
+        found: list[Tensor] = []  # filled in place: parts that are joined in the end would be held twice
+        for begin in progress(processes.begins_of(len(images), size), "features"):
+            part = extractor.read(model(extractor.prepare(images[begin:begin + size], normalise))).cpu()
+            found = found or [part.new_empty(len(images), part.shape[1])]
+            found[0][begin:begin + size] = part
+        features = processes.gathered(found, len(images), size, torch.device("cpu"))[0].numpy()
         if not np.isfinite(features).all():
             raise UserError(f"the features of {extractor.name} are not finite; check its weights and its normalisation")
-        keep(cache, features)
+        if processes.first():
+            keep(cache, features)
     return torch.from_numpy(features).to(images.device)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hybridrepair.base.device import images_at_once
 from hybridrepair.base.finiteness import require_images
+from hybridrepair.base.processes import add_up, begins_of, gathered
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise, views_of
 
@@ -25,15 +26,16 @@ def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: 
     broken = torch.zeros((), dtype=torch.int64, device=images.device)
     found: list[Tensor] = []  # filled in place: parts that are joined in the end would be held twice
     size = images_at_once(batch_size, *images.shape[1:3])
-    for begin in progress(range(0, len(images), size), "predict"):
+    for begin in progress(begins_of(len(images), size), "predict"):
         batch = images[begin:begin + size]
         parts = model(normalise(batch.expand(max(len(batch), 2), -1, -1, -1)))
         found = found or [part.new_empty(len(images), part.shape[1], dtype=torch.float32) for part in parts[:1 + features]]
         for whole, part in zip(found, parts):
             whole[begin:begin + size] = part[:len(batch)]
         broken += torch.stack([~part[:len(batch)].isfinite().all(1) for part in parts]).any(0).sum()
+    add_up(broken)
     require_images(broken, len(images), "logits or features")
-    return tuple(found)
+    return tuple(gathered(found, len(images), size, images.device))
 
 
 def entropy(probs: Tensor) -> Tensor:
@@ -66,13 +68,14 @@ def unsmoothness(model: nn.Module, normalise: Normalise, images: Tensor, key: in
     index = torch.arange(len(images), device=images.device)
     found: list[Tensor] = []  # filled in place: small results kept one by one would pin the large blocks freed between
     size = max(1, images_at_once(batch_size, *images.shape[1:3]) // (1 + views))
-    for batch in progress(index.split(size), title):
+    for begin in progress(begins_of(len(images), size), title):
+        batch = index[begin:begin + size]
         logits = model(views_of(images[batch], normalise, key, batch, views))[0]
         parts = disagreement(logits.double().softmax(-1).unflatten(0, (1 + views, -1)))
         found = found or [part.new_empty(len(images)) for part in parts]
         for whole, part in zip(found, parts):
             whole[batch] = part
-    seen = Unsmoothness(*found)
+    seen = Unsmoothness(*gathered(found, len(images), size, images.device))
     require_images((~seen.mean_entropy.isfinite()).sum(), len(images), "entropies")
     return seen
 

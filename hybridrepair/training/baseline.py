@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from hybridrepair.base import checkpoint, locks, states
+from hybridrepair.base import checkpoint, locks, processes, states
 from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
@@ -48,9 +48,7 @@ def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, re
 
 def read(model: nn.Module, path: Path, settings: dict) -> bool:
     """Whether `path` holds a baseline that these settings made, which `model` then is."""
-    if not path.exists():
-        return False
-    content = checkpoint.load(path)
+    content = processes.led(lambda: checkpoint.load(path) if path.exists() else {})
     if not checkpoint.equal(content.get("settings"), settings):
         return False
     checkpoint.fit(model, content, path)

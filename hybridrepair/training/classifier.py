@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint, interruption, states
+from hybridrepair.base.files import write_text
 from hybridrepair.base.finiteness import blamed, require_weights, sum_of
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
@@ -67,7 +68,7 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
             return {"epoch": epoch, "best": best, "log": lines, "halfway": halfway and halfway(), "model": model.state_dict(),
                     "optimizer": optimizer.state_dict()}
         with interruption.deferred():
-            kept.save(content, due=not interruption.asked())
+            kept.save(content, due=True)
 
     def one_epoch(epoch: int, done: int = 0, total: float = 0.0, spent: float = 0.0) -> None:
         """Train for an epoch, from a step of it on, and judge it."""
@@ -88,8 +89,7 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
         record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": loss, "val_acc": acc, "best_val_acc": best["acc"],
                   "images": n, "seconds": seconds}
         lines.append(json.dumps(record))
-        with checkpoint.atomic(log) as temporary:  # whole each time, so that epochs done twice stand in it once
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(log, "\n".join(lines) + "\n")  # whole each time, so that epochs done twice stand in it once
         print(f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  val acc {acc:5.2f}  best {best['acc']:5.2f}  "
               f"{n / seconds:.0f} images/s", flush=True)
         after(record)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from hybridrepair.base import checkpoint, interruption, states
 from hybridrepair.base.finiteness import NotFinite, blamed, descend, look, placed, require_weights, sum_of
+from hybridrepair.base.processes import begins_of, gathered
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.distortion import pair
 from hybridrepair.images.randomness import generator, key
+from hybridrepair.training.shares import add_up, shared
 from mymodels.moco import MoCo, published
 
 NEIGHBOURS = 20
@@ -55,13 +57,16 @@ def train_epoch(model: MoCo, optimizer: torch.optim.Optimizer, normalise: Normal
             continue
         now = epoch + step / steps
         optimizer.param_groups[0]["lr"] = learning_rate(now, args)
-        loss = model(*pair(images[batch], normalise, views, batch), momentum(now, args))
         optimizer.zero_grad()
-        loss.backward()
+        with shared(len(batch)) as share:
+            own = batch[share.rows]
+            loss = model(*pair(images[own], normalise, views, own), momentum(now, args), share)
+            loss = loss * (len(own) * share.weight / len(batch))
+            loss.backward()
+        losses[step] = add_up(optimizer, loss.detach())
         with placed(f"step {step + 1}: "):
             descend(optimizer)
-        losses[step] = loss.detach()
-        total += loss.detach()
+        total += losses[step]
         fine += total.isfinite()
         look(step + 1, steps, total, fine, "", untrained=epoch == 0)
         after(losses[:step + 1])
@@ -75,7 +80,12 @@ def knn_accuracy(model: MoCo, normalise: Normalise, images: Tensor, labels: Tens
     Neighbours by cosine, the image itself left out; of labels as frequent, the smallest counts. NotFinite if a feature is not finite.
     """
     extractor = model.extractor().eval()
-    features = torch.cat([extractor(normalise(batch)) for batch in progress(images.split(KNN_BATCH), "features")])
+    found: list[Tensor] = []
+    for begin in progress(begins_of(len(images), KNN_BATCH), "features"):
+        part = extractor(normalise(images[begin:begin + KNN_BATCH]))
+        found = found or [part.new_empty(len(images), part.shape[1])]
+        found[0][begin:begin + KNN_BATCH] = part
+    (features,) = gathered(found, len(images), KNN_BATCH, images.device)
     if not features.isfinite().all():
         raise NotFinite("the features are not finite")
     likeness = (features @ features.T).fill_diagonal_(-2)
@@ -121,7 +131,7 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
             require_weights(model)
             return {**state, "halfway": halfway and halfway(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         with interruption.deferred():
-            kept.save(content, due=not interruption.asked())
+            kept.save(content, due=True)
 
     def one_epoch(epoch: int, losses: Tensor | None = None, spent: float = 0.0) -> None:
         """Train for an epoch, from the losses of the steps that are done on, and judge it."""

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from hybridrepair.base.device import seeded
 from hybridrepair.base.finiteness import descend, look, placed
+from hybridrepair.base.processes import apart
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.training.microbatch import counted_once, parts_of
 from hybridrepair.training.passes import BATCH, After, Labelled, batches, rounds
+from hybridrepair.training.shares import add_up, shared
 
 OF_POOL = 192  # pool images in a step, beside BATCH replayed ones
 STEP = BATCH + OF_POOL
@@ -58,13 +60,18 @@ def distillation_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normal
         for group in optimizer.param_groups:
             group["lr"] = rate_at((epoch - 1) * len(cut) + step - 1, epochs * len(cut), peak)
         optimizer.zero_grad()
-        parts = parts_of(len(images), micro_batch)
-        with counted_once(model, parts), seeded(key(seed, "distillation layers", epoch, step), device):
+        parts, of_parts = parts_of(len(images), micro_batch), list[Tensor]()
+        with counted_once(model, parts), seeded(apart(key(seed, "distillation layers", epoch, step)), device):
             for part in range(parts):
-                inputs, goals = flip_and_crop(images[part::parts], transform, rows[part::parts]), labels[part::parts]
-                loss = F.cross_entropy(model(normalise(inputs))[0].float(), goals)
-                (loss * (len(goals) / len(images))).backward()
-                losses += loss.detach() * (len(goals) / len(images))
+                with shared(len(images[part::parts])) as share:
+                    own = share.of(range(part, len(images), parts))
+                    inputs, goals = flip_and_crop(images[own], transform, rows[own]), labels[own]
+                    loss = F.cross_entropy(model(normalise(inputs))[0].float(), goals)
+                    loss = loss * (len(goals) * share.weight / len(images))
+                    loss.backward()
+                of_parts.append(loss.detach())
+        for of_part in add_up(optimizer, torch.stack(of_parts)):
+            losses += of_part
         with placed(f"step {step}{title}: "):
             descend(optimizer)
         fine += losses.isfinite()

@@ -86,7 +86,7 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
         """Save the state; within an epoch only where that is due, or the end."""
         with interruption.deferred():
             if kept:
-                kept.save(lambda: content(halfway and halfway()), due=halfway is not None and not interruption.asked())
+                kept.save(lambda: content(halfway and halfway()), due=halfway is not None)
 
     def passes(record: dict, replay: Tensor | None = None, step: int = 0, total: float = 0.0, supervised: bool = False,
                done: bool = False) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hybridrepair.base.device import images_at_once, seeded
 from hybridrepair.base.finiteness import descend, look, placed
+from hybridrepair.base.processes import apart
 from hybridrepair.base.progress import progress
 from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise, flip_and_crop
@@ -19,6 +20,7 @@ from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.selection.uncertainty import VIEWS, predict
 from hybridrepair.training.microbatch import counted_once, parts_of, spaced_parts_of, write_views
+from hybridrepair.training.shares import add_up, shared
 
 BATCH = 64
 STEP = BATCH * (2 + VIEWS)  # images that an SSL step trains on
@@ -110,13 +112,17 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
         if step <= done:
             continue
         optimizer.zero_grad()
-        parts = parts_of(len(batch), micro_batch or len(batch))
-        with counted_once(model, parts), seeded(key(seed, "supervised layers", epoch, step), labels.device):
+        parts, of_parts = parts_of(len(batch), micro_batch or len(batch)), list[Tensor]()
+        with counted_once(model, parts), seeded(apart(key(seed, "supervised layers", epoch, step)), labels.device):
             for part in batch.tensor_split(parts):
-                inputs = flip_and_crop(images[part], transform, number[part], where=number[part] >= 0)
-                loss = smoothed_loss(model(normalise(inputs))[0], labels[part], smoothing)
-                (loss * (len(part) / len(batch))).backward()
-                losses += loss.detach() * len(part)
+                with shared(len(part)) as share:
+                    own = part[share.rows]
+                    inputs = flip_and_crop(images[own], transform, number[own], where=number[own] >= 0)
+                    loss = smoothed_loss(model(normalise(inputs))[0], labels[own], smoothing)
+                    (loss * (len(own) * share.weight / len(batch))).backward()
+                of_parts.append(loss.detach() * (len(own) * share.weight))
+        for of_part in add_up(optimizer, torch.stack(of_parts)):
+            losses += of_part
         with placed(f"step {step}{title}: "):
             descend(optimizer)
         fine += losses.isfinite()
@@ -148,7 +154,7 @@ def ssl_loss(logits: Tensor, labels: Tensor, targets: Tensor, lam_ul: float) -> 
     """
     b = len(labels)
     labelled = F.cross_entropy(logits[:b], labels) if b else logits.new_zeros(())
-    unlabelled = (logits[b:].softmax(1) - targets[b:]).square().mean()
+    unlabelled = (logits[b:].softmax(1) - targets[b:]).square().mean() if b < len(logits) else logits.new_zeros(())
     return labelled + lam_ul * unlabelled, labelled, unlabelled
 
 
@@ -158,14 +164,18 @@ def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
 
     share and perm int64 [B + V * U] are those of MixUp. More than `micro_batch` rows go through in parts, each of rows at equal
     distances, so that all kinds of images are in it, and as many different ones as it has room for: only batch norm can tell.
-    Returns the loss, detached.
+    Several processes share the rows of each part. Returns the loss, detached.
     """
     model.train()
     b, total = len(labels), torch.zeros((), device=images.device)
     views = images[b:]
     parts = spaced_parts_of(len(views), micro_batch)
     with torch.no_grad(), counted_once(model, parts):
-        logits = [model(views[part::parts].contiguous(memory_format=torch.channels_last))[0].float() for part in range(parts)]
+        logits = []
+        for part in range(parts):
+            rows = views[part::parts]
+            with shared(len(rows)) as own:
+                logits.append(own.joined(model(rows[own.rows].contiguous(memory_format=torch.channels_last))[0].float()))
         probs = torch.empty(len(views), logits[0].shape[1], device=views.device)
         for part, rows in enumerate(logits):
             probs[part::parts] = rows.softmax(1)
@@ -175,13 +185,16 @@ def ssl_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
     parts = spaced_parts_of(len(images), micro_batch)
     with counted_once(model, parts):
         for part in range(parts):
-            rows = slice(part, None, parts)
-            mixed = mix(images, share, perm, rows).contiguous(memory_format=torch.channels_last)
-            own, goals = labels[rows], mix(targets, share, perm, rows)
-            _, labelled, unlabelled = ssl_loss(model(mixed)[0].float(), own, goals, lam_ul)
-            loss = labelled * (len(own) / b) + lam_ul * unlabelled * ((len(goals) - len(own)) / len(views))
-            loss.backward()
+            with shared(len(images[part::parts])) as own:
+                some = own.of(range(part, len(images), parts))
+                mixed = mix(images, share, perm, some).contiguous(memory_format=torch.channels_last)
+                classes, goals = labels[some], mix(targets, share, perm, some)
+                _, labelled, unlabelled = ssl_loss(model(mixed)[0].float(), classes, goals, lam_ul)
+                loss = labelled * (len(classes) / b) + lam_ul * unlabelled * ((len(goals) - len(classes)) / len(views))
+                loss = loss * own.weight
+                loss.backward()
             total += loss.detach()
+    total = add_up(optimizer, total)
     descend(optimizer)
     return total
 
@@ -238,7 +251,7 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
             continue
         images[:BATCH] = normalise(flip_and_crop(train.images[x], transform, at))
         write_views(images[BATCH:], pool[u], normalise, augmix, at, micro_batch)
-        with placed(f"step {step}{title}: "), seeded(key(seed, "ssl layers", epoch, step), device):
+        with placed(f"step {step}{title}: "), seeded(apart(key(seed, "ssl layers", epoch, step)), device):
             losses += ssl_step(model, optimizer, images, train.labels[x], known[u], max(share, 1 - share),
                                torch.from_numpy(perm).to(device), lam_ul, micro_batch)
         fine += losses.isfinite()

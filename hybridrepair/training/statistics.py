@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.training.passes import Labelled, batches
+from hybridrepair.training.shares import shared
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 2048, 256  # that they are estimated on, in all and at a time
 
@@ -23,7 +24,8 @@ def estimate_statistics(model: nn.Module, normalise: Normalise, images: Tensor, 
         norm.momentum = None  # the plain mean over batches
     model.train()
     for index in batches(torch.arange(len(images), device=images.device), batch):
-        model(normalise(images[index]))
+        with shared(len(index)) as share:
+            model(normalise(images[index[share.rows]]))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
 
