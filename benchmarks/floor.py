@@ -77,6 +77,24 @@ def work(model: nn.Module, image: Tensor) -> tuple[float, float]:
     return counter.get_total_flops() / len(image), moved / len(image)
 
 
+def steps_of(model: nn.Module, device: torch.device, n: int, pool: int, steps: int) -> dict[str, tuple[Callable[[], object], int]]:
+    """The heavy steps of a repair, and each one's forward passes of an image, a backward pass counted as two."""
+    normalise, optimizer = Normalise(MEAN, STD, device), optimizer_of(model)
+    images = torch.from_numpy(images_of(max(n, pool, steps * BATCH))).to(device)
+    train = Labelled(images, torch.from_numpy(labels_of(len(images))).to(device))
+    none = Labelled(images[:0], train.labels[:0])
+    every = torch.arange(len(images), device=device)
+    known = torch.full((steps * BATCH,), -1, device=device)
+    return {
+        f"training epoch, {n:,} images": (
+            lambda: supervised_pass(model, optimizer, normalise, train, every[:n], none, 0.0, 0, 1), 3 * n),
+        f"SSL pass, {steps} steps of 64 + 64 x 9 images": (
+            lambda: ssl_pass(model, optimizer, normalise, train, every[:steps * BATCH], images[:steps * BATCH],
+                             Unlabelled(torch.ones(steps * BATCH).numpy()), known, 100.0, 0, 1), steps * BATCH * (9 + 3 * 10)),
+        f"unsmoothness pass, {pool:,} x 9 views": (lambda: unsmoothness(model, normalise, images[:pool], 1, 4608), 9 * pool),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=number(float, 0, 1, above=True), default=1.0, help="of all sizes")
@@ -96,29 +114,12 @@ def main() -> None:
     arithmetic, bandwidth = limits(device, dtype, size)
     exact, _ = limits(device, torch.float32, size)
 
-    normalise, optimizer = Normalise(MEAN, STD, device), optimizer_of(model)
-    images = torch.from_numpy(images_of(max(n, pool))).to(device)
-    train = Labelled(images[:n], torch.from_numpy(labels_of(n)).to(device))
-    none = Labelled(images[:0], train.labels[:0])
-    every = torch.arange(n, device=device)
-    known = torch.full((steps * BATCH,), -1, device=device)
     points = torch.from_numpy(features_of(n_regions, 64, unit=True)).to(device)
-    # what is measured; its forward passes of an image, and the same with the backward passes counted as two
-    cases = {
-        f"training epoch, {n:,} images": (
-            lambda: supervised_pass(model, optimizer, normalise, train, every, none, 0.0, 0, 1), 3 * n, 3 * n),
-        f"SSL pass, {steps} steps of 64 + 64 x 9 images": (
-            lambda: ssl_pass(model, optimizer, normalise, train, every[:steps * BATCH], images[:steps * BATCH],
-                             Unlabelled(torch.ones(steps * BATCH).numpy()), known, 100.0, 0, 1), steps * BATCH * (9 + 3 * 10),
-            steps * BATCH * (9 + 3 * 10)),
-        f"unsmoothness pass, {pool:,} x 9 views": (
-            lambda: unsmoothness(model, normalise, images[:pool], 1, 4608), 9 * pool, 9 * pool),
-    }
     rows = []
-    for title, (step, passes, layers) in cases.items():
+    for title, (step, passes) in steps_of(model, device, n, pool, steps).items():
         took = seconds(step, device)
         rows.append({"case": title, "seconds": took, "floor_arithmetic": passes * operations / arithmetic,
-                     "floor_bytes": layers * bytes_each / bandwidth})
+                     "floor_bytes": passes * bytes_each / bandwidth})
     took = seconds(lambda: regions(points, n_regions // 100), device, repeats=1)
     k = n_regions // 10
     rows.append({"case": f"noise points and regions, {n_regions:,} x 64", "seconds": took,

@@ -53,6 +53,7 @@ step() {
     [ "$DEVICE" = cpu ] ||
         step floor_compiled "$PYTHON" benchmarks/floor.py $machine --scale "$scale" --output "$OUT" --compile
     step growth "$PYTHON" benchmarks/growth.py --device "$DEVICE" --sizes $sizes --output "$OUT"
+    step scaling "$PYTHON" benchmarks/scaling.py $machine --scale "$scale" --output "$OUT"
     step train "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" $machine \
         --n_epochs "$n_epochs" --checkpoint_path "$MODELS" --save_path "$OUT" --save_every 10
     common="--dataset $DATASET --data_path $DATA_ROOT $machine --model2test_path $MODELS --retrain_epoch $retrain

@@ -17,6 +17,7 @@ import floor
 import growth
 import repair
 import run
+import scaling
 import stages
 import train_classifier
 from conftest import write_small
@@ -232,6 +233,30 @@ def test_work_of_a_network_by_hand():
     assert moved == (3 + 4) * 64 + (4 + 2)
 
 
+def test_scaling_measures_each_step_and_tells_how_many_times_as_fast_each_number_of_processes_is(tmp_path, monkeypatch, capsys):
+    def turn(n: int, args, words: list[str]) -> dict[str, float]:
+        monkeypatch.setattr(sys, "argv", ["scaling.py", *words, "--measure", str(tmp_path / "told.json")])
+        scaling.main()
+        return {title: 6.0 / n for title, took in json.loads((tmp_path / "told.json").read_text()).items() if took > 0}
+
+    monkeypatch.setattr(mobilenet, "BLOCKS", SHALLOW)
+    monkeypatch.setattr(scaling, "turn", turn)
+    monkeypatch.setattr(scaling, "steps_of", lambda *given: dict([*floor.steps_of(*given).items()][:1]))
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--device", "cpu", "--scale", "0.003", "--repeats", "1", "--output", str(tmp_path),
+                                      "--processes", "1", "2", "3"])
+    scaling.main()
+    assert "| training epoch, 3 images | 6 | 3 | 2 | 2.00, 3.00 |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "scaling_cpu.json").read_text())
+    assert result["seconds"]["3"] == {"training epoch, 3 images": [2.0]} and result["threads"] == 1
+
+
+def test_scaling_says_that_one_gpu_has_nothing_to_be_compared_with(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--device", "cuda"])
+    scaling.main()
+    assert capsys.readouterr().out == "there is one GPU, so that there is nothing to compare\n"
+
+
 @pytest.mark.parametrize("by", ["recorder", pytest.param("python", marks=pytest.mark.long)])
 def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path, request, by):
     write_small(tmp_path / "data", pool=100)
@@ -249,7 +274,7 @@ def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path, r
     assert early.returncode == 0 and "time is up before floor: call again" in early.stdout
     full = gpu()
     assert full.returncode == 0, full.stdout + full.stderr
-    names = ["floor", "growth", "train", "before", "mcp", "hybrid"]
+    names = ["floor", "growth", "scaling", "train", "before", "mcp", "hybrid"]
     assert all((tmp_path / "out" / f"{name}.done").exists() for name in names) and "all done:" in full.stdout
     (tmp_path / "out" / "mcp.done").unlink()
     again = gpu()
@@ -258,8 +283,8 @@ def test_gpu_script_runs_every_step_once_and_goes_on_after_its_limit(tmp_path, r
     if by == "recorder":
         scripts = [line.split() for line in Path(f"{recorder}.calls").read_text().splitlines()]
         assert [words[0].split("/")[-1].removesuffix(".py") for words in scripts] == [
-            "floor", "growth", "train_classifier", "repair", "repair", "repair", "repair"]
-        for script, *flags in scripts[2:]:  # the flags of the others are given to them by tests above
+            "floor", "growth", "scaling", "train_classifier", "repair", "repair", "repair", "repair"]
+        for script, *flags in scripts[3:]:  # the flags of the others are given to them by tests above
             {"repair.py": repair, "train_classifier.py": train_classifier}[script].parse_args(flags)
 
 
