@@ -58,7 +58,7 @@ for rate in ${lr:-default}; do for decay in $weight_decay; do for n_epochs in ${
         continue
     fi
     # shellcheck disable=SC2046  # flags and their values
-    "$PYTHON" repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
+    launch repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
         --manualSeed "$seed" --sel_l_data --sel_u_data --u_weight --cluster "$CLUSTER" --avg_clustersize "$size" \
         --min_samples "$samples" --eps "$distance" --exp "$trust" $(tau "$threshold") --lam_ul "$weight" \
         --retrain_weightdecay "$decay" $(flag --model_number "$number") $(flag --p_budget "$budget") \

@@ -3,6 +3,7 @@
 # PYTHON=python3 sh repair.sh    use this interpreter as it is, and install nothing
 # otherwise the active virtual or conda environment, or else .venv, made here; what REQUIREMENTS lists is installed into it
 REQUIREMENTS=${REQUIREMENTS:-requirements.txt}  # one or several
+PROCESSES=${PROCESSES:-1}  # of each training and repair, by torchrun; gpu: one for each GPU of this machine
 
 # a signal ends the script, and not only the command that runs, once that has saved its state
 trap 'exit 130' INT
@@ -15,6 +16,14 @@ fail() {
 
 flag() { # name, value: the flag, or nothing where the value is left to the dataset
     [ -z "$2" ] || [ "$2" = default ] || echo "$1 $2"
+}
+
+launch() { # script; flags
+    case $PROCESSES in
+        1) "$PYTHON" "$@" ;;
+        gpu | [1-9] | [1-9][0-9]) "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$PROCESSES" "$@" ;;
+        *) fail "PROCESSES is $PROCESSES; give the number of processes, or gpu for one on each GPU of this machine" ;;
+    esac
 }
 
 install_requirements() {

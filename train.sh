@@ -19,11 +19,11 @@ set -euf
 for model in $MODEL; do
     for number in $MODEL_NOS; do
         # shellcheck disable=SC2046  # a flag and its value, or nothing
-        "$PYTHON" train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" --model "$model" --manualSeed "$RANDOM_SEED" \
+        launch train_classifier.py --dataset "$DATASET" --data_root "$DATA_ROOT" --model "$model" --manualSeed "$RANDOM_SEED" \
             $(flag --class_weight "$number") $(flag --n_epochs "$epoch") "$@"
     done
 done
 if [ "$PRETRAIN_FE" = 1 ]; then
     # shellcheck disable=SC2086  # FE_FLAGS is a list
-    "$PYTHON" pretrain_moco.py --dataset "$DATASET" --data_root "$DATA_ROOT" --manualSeed "$RANDOM_SEED" $FE_FLAGS "$@"
+    launch pretrain_moco.py --dataset "$DATASET" --data_root "$DATA_ROOT" --manualSeed "$RANDOM_SEED" $FE_FLAGS "$@"
 fi

@@ -117,6 +117,19 @@ def test_a_cell_that_is_not_there_ends_in_one_sentence_and_status_2(folder, cell
     assert not (folder / "calls").exists()
 
 
+@pytest.mark.parametrize("processes", ["2", "gpu"])
+def test_processes_has_training_and_repair_run_by_torchrun_but_not_the_check(folder, processes):
+    assert sh(folder, "baseline.sh", **LISTS, CELL="0", PROCESSES=processes).returncode == 0
+    torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={processes}"
+    starts = ["repair.py --dataset small", f"{torchrun} train_classifier.py --", f"{torchrun} repair.py --dataset small"]
+    assert [call.startswith(start) for call, start in zip(lines(folder / "calls"), starts)] == [True] * 3
+
+
+def test_processes_that_are_no_number_end_in_one_sentence_and_status_2(folder):
+    done = sh(folder, "baseline.sh", *GIVEN, **LISTS, PROCESSES="0")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "PROCESSES is 0" in done.stderr
+
+
 # --- the job, outside of Slurm
 
 TASK = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "RANDOM_SEED": "10 20"}
