@@ -43,7 +43,7 @@ def started() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_store, rank=_rank, world_size=_size, timeout=WAIT)
     largest(0)  # all have joined before one may end, which others would wait for
-    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as silent:
+    with open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere, contextlib.ExitStack() as silent:
         if _rank:
             silent.enter_context(contextlib.redirect_stdout(nowhere))
             silent.enter_context(contextlib.redirect_stderr(nowhere))

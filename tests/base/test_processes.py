@@ -93,6 +93,8 @@ def converse(rank: int) -> None:
     assert own.joined(torch.arange(8.0)[own.rows, None]).flatten().tolist() == [*range(8)]
     save(f"by_{rank}.pt", {})
     print(f"I am {rank}")
+    if rank:
+        print("\udcff")  # of a file name that is not UTF-8
     print(f"I am {rank}", file=sys.stderr)
 
 
