@@ -173,13 +173,21 @@ def in_processes(n: int, folder: Path, work: Callable[[int], object]) -> list[En
 
 def _be_one(work: Callable[[], object], rank: int, folder: Path, variables: dict) -> NoReturn:
     """Be one of the processes, to the end."""
-    status = 1
-    try:
-        signal.alarm(900)  # rather than hang
+    def begin() -> None:
         sys.stdout, sys.stderr = (open(folder / f"{name}_{rank}.txt", "w") for name in ("out", "err"))
         os.chdir(folder)
         os.environ.update({name: str(value) for name, value in variables.items()})
         run(work)
+
+    to_the_end(begin, 900)
+
+
+def to_the_end(work: Callable[[], object], seconds: int) -> NoReturn:
+    """End this forked process with the work, by its status, or after so many seconds rather than hang."""
+    status = 1
+    try:
+        signal.alarm(seconds)
+        work()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +26,7 @@ import pretrain_moco
 import repair
 import selection
 import train_classifier
-from conftest import read_rows
+from conftest import read_rows, to_the_end
 from hybridrepair.annotation import questions
 from hybridrepair.base import errors, files
 from hybridrepair.base.files import is_temporary
@@ -198,9 +197,8 @@ def start(name: str, folder: Path, moment: Moment = lambda patch: None) -> int:
     process = os.fork()
     if process:
         return process
-    status = 1
-    try:
-        signal.alarm(300)  # rather than hang
+
+    def call() -> None:
         os.chdir(folder)
         sys.stdout = sys.stderr = open(folder / "out.txt", "a")
         entry, flags = COMMANDS[name]
@@ -208,14 +206,8 @@ def start(name: str, folder: Path, moment: Moment = lambda patch: None) -> int:
             args = entry.parse_args(flags)
             moment(patch)
             errors.run(entry.main, args)
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+
+    to_the_end(call, 300)
 
 
 def end_of(process: int) -> int:

@@ -132,12 +132,17 @@ def part_of(record: dict) -> str:
     return record["result"].get("judged_on") or ""
 
 
+def is_taught(record: dict) -> bool:
+    """Whether the run trained on the soft labels of a teacher."""
+    return "teacher_acc" in record["result"]
+
+
 def run_part(record: dict, seen: Evidence, folder: Path) -> dict:
-    args, result = record["args"], record["result"]
+    args = record["args"]
     strategy, number = SOLUTIONS[args["solution"]].strategy, None if args.get("model2test_path") else args.get("model_number")
     return {"name": folder.resolve().name, "model": args["model2test_arch"], "variant": "ABC"[number] if number in (0, 1, 2) else "",
             "dataset": args["dataset"], "solution": args["solution"], "by_region": strategy is None,
-            "taught": "teacher_acc" in result, "measures": SOLUTIONS[args["solution"]].trusts,
+            "taught": is_taught(record), "measures": SOLUTIONS[args["solution"]].trusts,
             "rule": (inspect.getdoc(strategy) or "").partition("\n")[0] if strategy else "", "classes": len(seen.classes),
             "epochs": len(record["epochs"]), "replays": not args.get("no_replay"),
             "again": f"python tables.py --report {shlex.quote(str(folder))}"}
@@ -246,8 +251,7 @@ def epochs_part(record: dict) -> dict:
     before, part = record["result"].get("acc_before"), part_of(record)
     if before is not None:
         chart(f"{part} accuracy while fine-tuning", "acc", lambda: plots.accuracy(epochs, before, part, (5, 3.2)))
-    taught = "teacher_acc" in record["result"]
-    curve("Loss on labels, soft ones of the teacher included" if taught else "Loss on labelled images", "loss", "loss")
+    curve("Loss on labels, soft ones of the teacher included" if is_taught(record) else "Loss on labelled images", "loss", "loss")
     curve("Loss of semi-supervised training", "SSL loss", "ssl_loss")
     curve("Unsmoothness of the pool", "sum over the pool", "unsmoothness")
     return {"columns": [EPOCH_COLUMNS[name] for name in columns], "charts": drawn,

@@ -40,13 +40,13 @@ class Course:
         pool = task.pool
         self.task, self.solution = task, SOLUTIONS[task.args.solution]
         new = selection.labels(answers)
-        self.labels = np.where(new == UNKNOWN, task.known, new)
+        self.new = new != UNKNOWN  # what this round's answers label, bool [N]
+        self.labels = np.where(self.new, new, task.known)
         n_propagated, propagation_acc = output.propagation(pool, selection, new)
         wrong = pool.probs.argmax(1).cpu().numpy()[selection.annotated] != answers
         self.start: dict[str, float | None] = {  # columns of results.csv that are known by now
             "annotated_wrong": 100 * float(wrong.mean()) if len(wrong) else None, "n_propagated": n_propagated,
-            "propagation_acc": propagation_acc, "n_known": int((self.labels != UNKNOWN).sum() - (new != UNKNOWN).sum())}
-        self.new = new != UNKNOWN  # what this round's answers label, bool [N]
+            "propagation_acc": propagation_acc, "n_known": int((self.labels != UNKNOWN).sum() - self.new.sum())}
         self.prepare(selection)
         self.start["n_unlabelled"] = self.n_unlabelled
 
@@ -86,13 +86,13 @@ class Course:
         for record in epochs:
             log(record)
         known = torch.from_numpy(self.labels).to(task.device)
+        remedy = remedy_of(recipe, self.unlabelled is not None, self.targets is not None)
         tuning = finetune(model, task.normalise, task.train, recipe, self.chosen, pool=task.pool.images, known=known,
                           unlabelled=self.unlabelled, targets=self.targets, kept=kept)
         with closing(tuning):  # at once where a measurement is interrupted, so that the state is kept
             for record in tuning:
                 start = time.perf_counter()
-                with blamed(f"after epoch {record['epoch']} of fine-tuning, ",
-                            remedy_of(recipe, self.unlabelled is not None, self.targets is not None)):
+                with blamed(f"after epoch {record['epoch']} of fine-tuning, ", remedy):
                     self.measure(model, record)
                 record["seconds_measure"] = time.perf_counter() - start
                 epochs.append(record)

@@ -76,6 +76,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
     `extractor` gives the features that clusters are made in, None for the model; `data` and `weights` are the digests of all
     images, labels and parts, and of the model under repair.
     """
+    taught = semi_supervised(args) and SOLUTIONS[args.solution].taught
     names = ["retrain_lr", "retrain_weightdecay", "retrain_epoch"]
     names += [name for name in ("estimated_statistics", "no_replay") if getattr(args, name)]
     if SOLUTIONS[args.solution].by_region:
@@ -84,13 +85,13 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
             names += ["cluster", *CLUSTERING_FLAGS[args.cluster]]
             if args.cell_size and args.cluster != "dbscan":  # which is not cut by cells
                 names += ["cell_size"]
-        if args.sel_u_data and SOLUTIONS[args.solution].taught:
+        if taught:
             names += ["distill_lr"]
         elif args.sel_u_data:
             names += ["exp", "u_weight", "disable_dynamic_u_weight"]
             if args.exp == 0:
                 names += [tau_rule(args)]
-    if semi_supervised(args) and not SOLUTIONS[args.solution].taught:
+    if semi_supervised(args) and not taught:
         names += ["lam_ul"]
     settings = {name: getattr(args, name) for name in names}
     if "cell_size" in names and "min_samples" in names:
@@ -105,7 +106,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
         settings["allow_missing"] = True
     if args.feature_layer:
         settings["feature_layer"] = args.feature_layer
-    largest = BATCH if not semi_supervised(args) else distillation.LARGEST if SOLUTIONS[args.solution].taught else STEP
+    largest = distillation.LARGEST if taught else STEP if semi_supervised(args) else BATCH
     return settings | code_version() | rounding(args) | of_code(args.model2test_arch) | of_parts(args, dataset, largest) | {
         "data": data, "weights": weights}
 

@@ -4,14 +4,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hybridrepair.base.processes import led
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.run.scenario import Scenario
-from hybridrepair.selection.features import extract
-from hybridrepair.selection.uncertainty import predict
 from hybridrepair.training.opinions import combined, logs, opinion_of_features
 from hybridrepair.training.passes import Labelled, smoothed_one_hot
 
@@ -35,15 +32,6 @@ def learnt(task: Scenario) -> Labelled:
     return Labelled(train.images[rows], train.labels[rows])
 
 
-def features_of(task: Scenario, images: Tensor) -> Tensor:
-    """The features of images uint8 [M, H, W, C], float32 [M, D], made as those of the pool are."""
-    if not len(images):
-        return task.pool.embedding[:0]
-    if task.extractor is not None:
-        return extract(task.extractor, task.normalise, images, task.batch_size)
-    return normalize(predict(task.models.raw, task.normalise, images, task.batch_size)[1], dim=1)
-
-
 def teacher_of(task: Scenario, labels: np.ndarray, new: np.ndarray) -> Teacher:
     """Soft labels of a scenario's pool, whose known labels int64 [N] the linear classifier learns too; UNKNOWN elsewhere.
 
@@ -53,7 +41,7 @@ def teacher_of(task: Scenario, labels: np.ndarray, new: np.ndarray) -> Teacher:
     pool, known = task.pool, np.flatnonzero(labels != UNKNOWN)
     answers, classes = torch.from_numpy(labels[known]), task.dataset.num_classes
     train = learnt(task)
-    given = (features_of(task, train.images).cpu().numpy(), train.labels.cpu().numpy(), pool.embedding.cpu().numpy(), known,
+    given = (pool.embedding_of(train.images).cpu().numpy(), train.labels.cpu().numpy(), pool.embedding.cpu().numpy(), known,
              labels[known], classes, task.seed)
     said, unseen = led(lambda: opinion_of_features(*given))
     of_model, of_features, judged = pool.probs.cpu(), torch.from_numpy(said), torch.from_numpy(new[known])

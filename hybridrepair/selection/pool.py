@@ -102,6 +102,14 @@ class Pool:
             return self.features
         return extract(self.extractor, self.normalise, self.images, self.batch_size)
 
+    def embedding_of(self, images: Tensor) -> Tensor:
+        """The embedding of other images uint8 [M, H, W, C], float32 [M, D]."""
+        if not len(images):
+            return self.embedding[:0]
+        if self.extractor is None:
+            return torch.nn.functional.normalize(predict(self.model, self.normalise, images, self.batch_size)[1], dim=1)
+        return extract(self.extractor, self.normalise, images, self.batch_size)
+
     @property
     def embedding(self) -> Tensor:
         """The latents, L2-normalised: what clusters are made in. Not kept, since it is as large as they are."""

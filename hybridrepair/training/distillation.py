@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base.device import seeded
-from hybridrepair.base.finiteness import descend, look, placed
 from hybridrepair.base.processes import apart
 from hybridrepair.base.progress import progress
 from hybridrepair.images.augment import Normalise, flip_and_crop
 from hybridrepair.images.randomness import generator, key
 from hybridrepair.training.microbatch import counted_once, parts_of
-from hybridrepair.training.passes import BATCH, After, Labelled, batches, rounds
-from hybridrepair.training.shares import add_up, shared
+from hybridrepair.training.passes import BATCH, After, Labelled, batches, end_step, rounds
+from hybridrepair.training.shares import shared
 
 OF_POOL = 192  # pool images in a step, beside BATCH replayed ones
 STEP = BATCH + OF_POOL
@@ -70,11 +69,6 @@ def distillation_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normal
                     loss = loss * (len(goals) * share.weight / len(images))
                     loss.backward()
                 of_parts.append(loss.detach())
-        for of_part in add_up(optimizer, torch.stack(of_parts)):
-            losses += of_part
-        with placed(f"step {step}{title}: "):
-            descend(optimizer)
-        fine += losses.isfinite()
-        look(step, len(cut), losses, fine, title, untrained=epoch == 1)
+        end_step(optimizer, of_parts, losses, fine, step, len(cut), title, untrained=epoch == 1)
         after(step, losses)
     return losses / len(cut), place

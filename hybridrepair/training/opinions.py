@@ -25,9 +25,13 @@ class Combination(NamedTuple):
     weights: Tensor
     bias: Tensor
 
+    def logits(self, opinions: Tensor) -> Tensor:
+        """Of opinions float64 [K, N, C], which are log probabilities: float64 [N, C]."""
+        return torch.einsum("k,knc->nc", self.weights, opinions) + self.bias
+
     def probs(self, opinions: Tensor) -> Tensor:
-        """What it says, float64 [N, C], of opinions float64 [K, N, C], which are log probabilities."""
-        return (torch.einsum("k,knc->nc", self.weights, opinions) + self.bias).softmax(1)
+        """What it says of them, float64 [N, C]."""
+        return self.logits(opinions).softmax(1)
 
 
 def logs(probs: Tensor) -> Tensor:
@@ -47,8 +51,7 @@ def combined(opinions: Tensor, answers: Tensor) -> Combination:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = torch.einsum("k,knc->nc", weights, opinions) + bias
-        value = F.cross_entropy(logits, answers, reduction="sum")
+        value = F.cross_entropy(Combination(weights, bias).logits(opinions), answers, reduction="sum")
         value = value + ((weights - start) / WEIGHT_SD).square().sum() / 2 + (bias / BIAS_SD).square().sum() / 2
         value.backward()
         return value

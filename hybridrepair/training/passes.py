@@ -90,6 +90,20 @@ def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_siz
     return right if len(right) > 1 else torch.arange(len(train.labels), device=train.labels.device)
 
 
+def end_step(optimizer: torch.optim.Optimizer, of_parts: list[Tensor], losses: Tensor, fine: Tensor, step: int, steps: int,
+             title: str, untrained: bool) -> None:
+    """Descend by the gradients of a step, whose parts' losses are added to `losses`, both over all processes.
+
+    `fine` counts the steps after which the sum was finite. NotFinite as in `look`, or where the weights would not be.
+    """
+    for of_part in add_up(optimizer, torch.stack(of_parts)):
+        losses += of_part
+    with placed(f"step {step}{title}: "):
+        descend(optimizer)
+    fine += losses.isfinite()
+    look(step, steps, losses, fine, title, untrained)
+
+
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
                     chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH,
                     whole: bool = False, micro_batch: int | None = None, done: int = 0, total: float = 0.0,
@@ -121,12 +135,7 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
                     loss = smoothed_loss(model(normalise(inputs))[0], labels[own], smoothing)
                     (loss * (len(own) * share.weight / len(batch))).backward()
                 of_parts.append(loss.detach() * (len(own) * share.weight))
-        for of_part in add_up(optimizer, torch.stack(of_parts)):
-            losses += of_part
-        with placed(f"step {step}{title}: "):
-            descend(optimizer)
-        fine += losses.isfinite()
-        look(step, len(cut), losses, fine, title, untrained=epoch == 1)
+        end_step(optimizer, of_parts, losses, fine, step, len(cut), title, untrained=epoch == 1)
         after(step, losses)
     seen = sum(map(len, cut))
     return losses / seen, seen

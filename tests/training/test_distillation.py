@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conftest import Counted, refusal
 from hybridrepair.base.interruption import Interruption, handled
 from hybridrepair.base.states import Kept
-from hybridrepair.training import distillation
+from hybridrepair.training import distillation, passes
 from hybridrepair.training.distillation import OF_POOL, distillation_pass, rate_at
 from hybridrepair.training.finetune import Recipe, finetune, remedy_of
 from hybridrepair.training.passes import BATCH, Labelled, accuracy
@@ -26,7 +26,7 @@ def test_the_rate_is_half_a_cosine():
 def test_the_rate_falls_over_all_steps_of_all_epochs(monkeypatch):
     rates: list[float] = []
     optimizer = sgd(model := Table(torch.zeros(3, CLASSES)))
-    monkeypatch.setattr(distillation, "descend", lambda optimizer: rates.append(optimizer.param_groups[0]["lr"]))
+    monkeypatch.setattr(passes, "descend", lambda optimizer: rates.append(optimizer.param_groups[0]["lr"]))
     for epoch in (1, 2):
         distillation_pass(model, optimizer, PLAIN, none(), flat([1] * 2 * OF_POOL), torch.zeros(2 * OF_POOL, CLASSES), 0.2, 2, 1, epoch)
     assert rates == [rate_at(step, 4, 0.2) for step in range(4)]
