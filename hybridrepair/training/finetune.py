@@ -108,8 +108,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             if replay is None:
                 with placed("", untrained=epoch == 1):
                     replay = replay_of(model, normalise, train, recipe.batch_size)
-            loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, recipe.smoothing, recipe.seed,
-                                                     epoch, whole=True, micro_batch=micro_batch, done=step, total=total, after=after(True))
+            loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, recipe.smoothing,
+                                                     recipe.seed, epoch, whole=True, micro_batch=micro_batch, done=step, total=total,
+                                                     after=after(True))
             record["loss"], step, total = loss.item(), 0, 0.0
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
             labelled = chosen if chosen is not None and not len(train.labels) else train
