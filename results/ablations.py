@@ -21,7 +21,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hybridrepair.base import checkpoint, states
-from hybridrepair.base.errors import run
+from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.locks import locked
 from hybridrepair.base.rows import rows_in, write_rows
 from hybridrepair.images import data
@@ -158,6 +158,8 @@ def rows() -> list[dict[str, str]]:
 def table() -> str:
     """In Markdown, for each base: a line for each variant, means over seeds, with its distance from PUBLISHED at equal seeds."""
     runs = pd.DataFrame(rows())
+    if runs.empty:
+        raise UserError(f"there are no rows in {TABLE} yet; run some variants, without --table")
     runs[list(NUMBERS)] = runs[list(NUMBERS)].apply(pd.to_numeric)
     return "\n\n".join(lines_of(cells) for _, cells in runs.groupby([*IDENTITY[:5]], sort=False))
 

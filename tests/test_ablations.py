@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import CALL, names_in, read_rows, write_small, write_tiny
+from conftest import CALL, names_in, read_rows, refusal, write_small, write_tiny
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import course
 from hybridrepair.run.scenario import Scenario
@@ -68,6 +68,10 @@ def test_each_variant_trains_on_what_its_name_says(ablations, monkeypatch):
     assert of["estimated statistics"][0].estimated_statistics and not recipe.estimated_statistics
     assert of["label smoothing off"][0].smoothing == 0 and recipe.smoothing == 0.1
     assert (of["20 epochs"][0].epochs, of["rate 0.003"][0].lr, of["rate 0.01"][0].lr) == (20, 0.003, 0.01)
+
+
+def test_without_rows_there_is_no_table(ablations):
+    assert "no rows" in refusal(ablations.table)
 
 
 def test_what_the_table_has_is_not_run_again_and_its_means_are_those_of_its_rows(ablations, monkeypatch, capsys):
