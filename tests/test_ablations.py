@@ -1,32 +1,24 @@
 """results/ablations.py: what each variant trains on, the rows that they leave, and their table."""
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import CALL, names_in, read_rows, refusal, write_small, write_tiny
+from conftest import CALL, names_in, read_rows, refusal, results_script, write_trained
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import course
 from hybridrepair.run.scenario import Scenario
-
-SCRIPT = Path(__file__).parents[1] / "results/ablations.py"
 
 
 @pytest.fixture
 def ablations(tmp_path, monkeypatch):
     """The script, whose rows go to a folder of the test."""
     monkeypatch.chdir(tmp_path)
-    folder = write_small(tmp_path / "data")
-    labels = np.load(folder / "labels.npy")
+    write_trained(tmp_path)
+    labels = np.load("data/small/labels.npy")
     labels[340::3] = (labels[340::3] + 1) % 4  # of the pool, so that not all propagated labels are right
-    np.save(folder / "labels.npy", labels)
-    write_tiny(tmp_path, 4)
-    Path("biased_dataset/0").mkdir(parents=True)
-    np.save("biased_dataset/0/train.npy", np.arange(120))
-    spec = importlib.util.spec_from_file_location("ablations", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    np.save("data/small/labels.npy", labels)
+    module = results_script("ablations")
     monkeypatch.setattr(module, "TABLE", tmp_path / "ablations.csv")
     return module
 
