@@ -13,10 +13,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -71,6 +73,21 @@ class Unsmoothed(Trusting):
         return replace(super().recipe, smoothing=0)
 
 
+class Frozen(Trusting):
+    """Batch norm keeps the statistics of the model before repair, and computes with them."""
+
+    def run(self, model: nn.Module, *more) -> list[dict]:
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval().train = partial(whatever, layer)  # type: ignore[method-assign]
+        return super().run(model, *more)
+
+
+def whatever(layer: nn.Module, mode: bool = True) -> nn.Module:
+    """The layer as it is, whichever mode is asked for."""
+    return layer
+
+
 @dataclass(frozen=True)
 class Variant:
     """What is done otherwise: flags of repair.py, and what is trained on."""
@@ -86,6 +103,7 @@ VARIANTS = {  # those that tell most first
     "tau off": Variant({"exp": -1}),
     "weights off": Variant({"u_weight": False}),
     "estimated statistics": Variant({"estimated_statistics": True}),
+    "frozen statistics": Variant(course=Frozen),
     "mcp": Variant({"solution": "mcp"}),
     "random": Variant({"solution": "random"}),
     "SSL alone": Variant({"sel_l_data": False}),

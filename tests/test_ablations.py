@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from conftest import CALL, names_in, read_rows, refusal, results_script, write_trained
 from hybridrepair.images.arrays import UNKNOWN
@@ -60,6 +62,14 @@ def test_each_variant_trains_on_what_its_name_says(ablations, monkeypatch):
     assert of["estimated statistics"][0].estimated_statistics and not recipe.estimated_statistics
     assert of["label smoothing off"][0].smoothing == 0 and recipe.smoothing == 0.1
     assert (of["20 epochs"][0].epochs, of["rate 0.003"][0].lr, of["rate 0.01"][0].lr) == (20, 0.003, 0.01)
+
+
+def test_frozen_statistics_stay_while_all_else_trains(ablations, monkeypatch):
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    monkeypatch.setattr(ablations.Trusting, "run", lambda self, model, *more: model.train()(torch.full((8, 2), 5.0)))
+    seen = ablations.Frozen.run(object.__new__(ablations.Frozen), model, None, print)
+    assert model[0].running_mean.tolist() == [0, 0] and model[0].num_batches_tracked == 0 and model[1].training
+    assert set(seen.flatten().round(decimals=2).tolist()) <= {0.0, 10.0}  # 5 by a mean of 0 and a variance of 1, dropped or doubled
 
 
 def test_without_rows_there_is_no_table(ablations):
