@@ -196,7 +196,7 @@ def lines_of(cells: pd.DataFrame) -> str:
                       "labels propagated": f"{of['n_propagated'].mean():,.0f}", "without labels": f"{of['n_unlabelled'].mean():,.0f}",
                       "unsmoothness": MISSING if smooth.isna().any() else " -> ".join(map("{:,.0f}".format, smooth))})
     head = (f"{first['model']} {'ABC'[int(first['model_number'])]}, {first['dataset']}, pool {int(first['pool']):,}, "
-            f"{int(first['n_annotated'])} annotated, T2 accuracy {first['acc_before']:.2f} % before")
+            f"{int(cells['n_annotated'].max())} annotated, T2 accuracy {first['acc_before']:.2f} % before")
     return f"{head}\n\n{written(pd.DataFrame(lines), 1, first['settings'], 'markdown')}"
 
 
