@@ -3,6 +3,7 @@
     python tables.py                                            all that is in save/, as Markdown
     python tables.py save/ --columns model_number --plot budget.png
     python tables.py a/results.csv b/ --rows dataset --metric gain --format latex --output table.tex
+    python tables.py save/ --details                            what each cell trained on, fixed and broke, and took
     python tables.py save/ --format csv                         a line for each cell, each number in a column of its own
     python tables.py --report save/digits_MobileNet/<run>       report.html and plots of a run again, from what lies in its folder
     python tables.py --rebuild save/                            results.csv again, where it was lost or damaged
@@ -18,6 +19,8 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.base.errors import run as run_main
 from hybridrepair.report import page
 from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, plot, read_runs, table_of, written
+from hybridrepair.run.details import CAPTION as DETAILS
+from hybridrepair.run.details import details_of
 from hybridrepair.run.flags import Parser
 from hybridrepair.run.table import rebuild
 
@@ -32,6 +35,8 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--columns", nargs="+", choices=FACETS, help="what makes columns (default: the last that differs "
                         "of dataset, model, model_number, weights of the model under repair, p_budget)")
     parser.add_argument("--metric", choices=METRICS, default="acc_after", help="what is averaged")
+    parser.add_argument("--details", action="store_true", help="instead, a line for each cell: accuracy before and after, images fixed "
+                        "and broken, annotated, labels propagated and right, tau, unlabelled images, seconds, precision, device")
     parser.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="of the table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the metric over the budget")
@@ -60,6 +65,11 @@ def main(args) -> None:
     if twice:
         raise UserError(f"{', '.join(twice)} cannot make both rows and columns; leave it out of --rows or --columns")
     runs = read_runs(args.paths)
+    if args.details:
+        cells, names = details_of(runs)
+        give(args, cells.to_csv(index=False, lineterminator="\n") if args.format == "csv" else
+             written(cells, names, f"{DETAILS}. {caption_of(runs, 'acc_after').split('. ', 1)[1]}", args.format))
+        return
     table = table_of(runs, args.metric)
     differ = [facet for facet in FACETS if facet not in blocks and runs[facet].nunique() > 1]
     columns = args.columns or differ[-1:] or ["p_budget"]
@@ -72,6 +82,11 @@ def main(args) -> None:
     if args.plot:
         with checkpoint.atomic(args.plot) as temporary:
             plot(table, args.metric).savefig(temporary, format="png", dpi=120)
+    give(args, text)
+
+
+def give(args, text: str) -> None:
+    """Print a table, or write it to --output."""
     if args.output:
         with checkpoint.atomic(args.output) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """What all tests share: a seed, the values recorded from the published code, small data."""
 import csv
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -306,6 +307,23 @@ def write_tiny(folder: Path, num_classes: int = 2) -> None:
     exec(TINY, names)
     torch.manual_seed(0)
     torch.save(names["build"](num_classes).state_dict(), folder / "tiny.pt")
+
+
+def results_script(name: str) -> ModuleType:
+    """A script of results/, which is no package, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "results" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_trained(folder: Path) -> None:
+    """What a script of results/ needs in `folder`: `small` in data/, a tiny model, and which of 120 images that was trained on."""
+    write_small(folder / "data")
+    write_tiny(folder, 4)
+    (folder / "biased_dataset/0").mkdir(parents=True)
+    np.save(folder / "biased_dataset/0/train.npy", np.arange(120))
 
 
 def write_pool(root: Path, images: np.ndarray, labels: np.ndarray, name: str = "field") -> None:

@@ -1,28 +1,19 @@
 """results/controls.py: what it trains on, and the row that it leaves."""
 import csv
-import importlib.util
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from conftest import CALL, write_small, write_tiny
+from conftest import CALL, results_script, write_trained
 from hybridrepair.run.flags import repair_parser
-
-SCRIPT = Path(__file__).parents[1] / "results/controls.py"
 
 
 @pytest.fixture
 def controls(tmp_path, monkeypatch):
     """The script, whose rows go to a folder of the test."""
     monkeypatch.chdir(tmp_path)
-    write_small(tmp_path / "data")
-    write_tiny(tmp_path, 4)
-    Path("biased_dataset/0").mkdir(parents=True)
-    np.save("biased_dataset/0/train.npy", np.arange(120))
-    spec = importlib.util.spec_from_file_location("controls", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    write_trained(tmp_path)
+    module = results_script("controls")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     Path("results").mkdir()
     return module

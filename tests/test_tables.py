@@ -423,3 +423,28 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path, refusal):
     text = (tmp_path / "results.csv").read_text()
     (tmp_path / "results.csv").write_text(text.replace("acc_best", "acc_after", 1))
     assert "has the column acc_after twice" in refusal([], tmp_path / "results.csv")
+
+
+def test_details_are_means_of_what_each_cell_trained_on_and_took(tabulate):
+    halved = f"{FINETUNING} precision=bfloat16"
+    rows = [row("hybrid", 83.5, 10, halved, fixed=10, broken=4, n_propagated=50, propagation_acc=90.5, tau=0.2, n_unlabelled=1000,
+                seconds_total=100), row("mcp", 81, 10, seconds_total=10),
+            row("hybrid", 84.5, 20, halved, fixed=13, broken=6, n_propagated=54, propagation_acc=80.5, tau=0.3, n_unlabelled=2000,
+                seconds_total=210, acc_before=81, device="cuda")]
+    text = tabulate(rows, "--details")
+    assert cells(text) == [
+        ["mcp", "1", "80.00", "81.00", "3", "1", "8", "0", "–", "–", "0", "10", "float32", "cpu"],
+        ["hybrid", "2", "80.50 ± 0.71", "84.00 ± 0.71", "12", "5", "8", "52", "85.5", "0.250", "1,500", "155", "bfloat16",
+         "cpu / cuda"]]
+    assert text.startswith("| solution | n | before | after | fixed | broken | annotated | propagated | right (%) | tau | unlabelled | "
+                           "seconds | precision | device |\n| :-- | --: |")
+    assert "T2 accuracy (%) before and after repair: mean" in text and "digits, MobileNet, A, 1 %" in text
+
+
+def test_details_come_as_csv_and_name_whatever_differs(tabulate):
+    rows = [row("mcp", 81), row("mcp", 82, p_budget=5), row("mcp", 83, model_number=1)]
+    for line in rows:  # of earlier versions
+        line.pop("seconds_load")
+    lines = [*csv.DictReader(tabulate(rows, "--details", "--format", "csv").splitlines())]
+    assert [(line["model_number"], line["p_budget"], line["after"], line["seconds"]) for line in lines] == [
+        ("A", "1 %", "81.00", "–"), ("A", "5 %", "82.00", "–"), ("B", "1 %", "83.00", "–")]

@@ -16,7 +16,7 @@ from hybridrepair.images.arrays import save
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
 from hybridrepair.run import output
-from hybridrepair.run.course import course_of
+from hybridrepair.run.course import Course, course_of
 from hybridrepair.run.scenario import BIASED, Scenario
 from hybridrepair.selection.solutions import SOLUTIONS, Selection
 
@@ -47,10 +47,11 @@ def repair(task: Scenario, results: output.Run) -> None:
 
 
 def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
-            log: Callable[[dict], None] = lambda record: None) -> Outcome:
+            log: Callable[[dict], None] = lambda record: None,
+            course_of: Callable[[Scenario, Selection, np.ndarray], Course] = course_of) -> Outcome:
     """Repair the model of a scenario, printing as it goes; `state_of` gives the state to go on from for the digest of the data.
 
-    `log` is told the record of each epoch, those before an interruption first.
+    `log` is told the record of each epoch, those before an interruption first. `course_of` says what is trained on.
     """
     args, pool, models = task.args, task.pool, task.models
     with task.stage("load"):

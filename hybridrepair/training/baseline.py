@@ -1,6 +1,7 @@
 """The baseline of a repair: the model under repair fine-tuned on its own train set, kept beside its checkpoint."""
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -59,6 +60,6 @@ def train_on(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
     """Fine-tune `model` in place on its own train set, without label smoothing, printing a line an epoch."""
     nothing = Labelled(train.images[:0], train.labels[:0])
     print(f"fine-tuning the model under repair on its own train set, {len(train.labels)} images", flush=True)
-    for record in finetune(model, normalise, train, recipe, nothing, smoothing=0, kept=kept):
+    for record in finetune(model, normalise, train, replace(recipe, smoothing=0), nothing, kept=kept):
         print(f"epoch {record['epoch']:2d}/{recipe.epochs}  loss {record['loss']:.4f}  "
               f"{record['images'] / record['seconds']:.0f} images/s", flush=True)

@@ -31,6 +31,7 @@ class Recipe:
     weight_decay: float = 5e-4
     lam_ul: float = 100.0  # weight of the unlabelled loss
     seed: int = 10
+    smoothing: float = SMOOTHING  # of labels, in the supervised pass
     estimated_statistics: bool = False  # batch norm's come from replayed images alone, not from what was trained on
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
     micro_batch: int | None = None  # images per forward and backward pass, see `micro_batch_of`
@@ -54,8 +55,8 @@ def remedy_of(recipe: Recipe, ssl: bool = False, taught: bool = False) -> str:
 
 
 def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Recipe, chosen: Labelled | None = None,
-             smoothing: float = SMOOTHING, pool: Tensor | None = None, known: Tensor | None = None,
-             unlabelled: Unlabelled | None = None, targets: Tensor | None = None, kept: Kept | None = None) -> Generator[dict]:
+             pool: Tensor | None = None, known: Tensor | None = None, unlabelled: Unlabelled | None = None,
+             targets: Tensor | None = None, kept: Kept | None = None) -> Generator[dict]:
     """Fine-tune `model` in place, yielding after each epoch a record: epoch, loss, ssl_loss (None without), images, seconds.
 
     `chosen` None leaves out the supervised pass, `unlabelled` None the SSL pass over pool uint8 [N, H, W, C], known [N]; targets
@@ -107,8 +108,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             if replay is None:
                 with placed("", untrained=epoch == 1):
                     replay = replay_of(model, normalise, train, recipe.batch_size)
-            loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, smoothing, recipe.seed, epoch,
-                                                     whole=True, micro_batch=micro_batch, done=step, total=total, after=after(True))
+            loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, recipe.smoothing,
+                                                     recipe.seed, epoch, whole=True, micro_batch=micro_batch, done=step, total=total,
+                                                     after=after(True))
             record["loss"], step, total = loss.item(), 0, 0.0
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
             labelled = chosen if chosen is not None and not len(train.labels) else train
