@@ -68,6 +68,7 @@ CALLS = [
     ("repair", f"{OTHERWISE} --labels some.csv --manifest second/manifest.json --allow_missing --labelled answered.csv"),
     ("repair", f"{UNDER_REPAIR} --solution hybrid+ --distill_lr 0.03"),
     ("tables", "out --rows solution dataset --columns p_budget --metric acc_best --format csv --output table.csv --plot plot.png"),
+    ("tables", "out --details"),
     ("tables", "--report out"),
     ("tables", "--rebuild out"),
 ]
@@ -113,6 +114,7 @@ WRONG = {
     "tables": {
         "paths": ("nowhere", "nowhere does not exist"), "--rows": "colour", "--columns": "colour", "--metric": "loss",
         "--format": "html", "--output": ("data", "data is a folder"), "--plot": ("plot.pdf", "plot.pdf does not end in .png"),
+        "--details": SWITCH,
         "--report": ("data", "there is no run in data"), "--rebuild": ("data", "there is no run in data")},
 }
 BEFORE = {"train": CALLS[0][1], "pretrain": CALLS[2][1], "select": UNDER_REPAIR, "repair": HYBRID, "tables": ""}  # a wrong value
