@@ -18,7 +18,7 @@ from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.errors import run as run_main
 from hybridrepair.report import page
-from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, plot, read_runs, table_of, written
+from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, origin_of, plot, read_runs, table_of, written
 from hybridrepair.run.details import CAPTION as DETAILS
 from hybridrepair.run.details import details_of
 from hybridrepair.run.flags import Parser
@@ -68,7 +68,7 @@ def main(args) -> None:
     if args.details:
         cells, names = details_of(runs)
         give(args, cells.to_csv(index=False, lineterminator="\n") if args.format == "csv" else
-             written(cells, names, f"{DETAILS}. {caption_of(runs, 'acc_after').split('. ', 1)[1]}", args.format))
+             written(cells, names, f"{DETAILS}. {origin_of(runs)}", args.format))
         return
     table = table_of(runs, args.metric)
     differ = [facet for facet in FACETS if facet not in blocks and runs[facet].nunique() > 1]

@@ -30,6 +30,7 @@ from hybridrepair.images import data
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run.comparison import MISSING, written
 from hybridrepair.run.course import Course, Trusting, course_of
+from hybridrepair.run.details import mean, spread
 from hybridrepair.run.flags import number, repair_parser
 from hybridrepair.run.repair import perform
 from hybridrepair.run.scenario import Scenario
@@ -190,21 +191,14 @@ def lines_of(cells: pd.DataFrame) -> str:
         of = cells[cells["variant"] == name].set_index("seed")
         less = (of["acc_after"] - base).dropna() if name != PUBLISHED else base[:0]
         smooth = of[["unsmoothness_before", "unsmoothness_after"]].mean()
-        lines.append({"variant": name, "n": str(len(of)), "T2 accuracy (%) after": spread(of["acc_after"], ".2f"),
+        lines.append({"variant": name, "n": str(len(of)), "T2 accuracy (%) after": spread(of["acc_after"]),
                       f"minus {PUBLISHED}": spread(less, "+.2f").replace("-", "−"),
-                      "fixed, broken": f"{of['fixed'].mean():.0f}, {of['broken'].mean():.0f}",
-                      "labels propagated": f"{of['n_propagated'].mean():,.0f}", "without labels": f"{of['n_unlabelled'].mean():,.0f}",
+                      "fixed, broken": f"{mean(of['fixed'], '.0f')}, {mean(of['broken'], '.0f')}",
+                      "labels propagated": mean(of["n_propagated"], ",.0f"), "without labels": mean(of["n_unlabelled"], ",.0f"),
                       "unsmoothness": MISSING if smooth.isna().any() else " -> ".join(map("{:,.0f}".format, smooth))})
     head = (f"{first['model']} {'ABC'[int(first['model_number'])]}, {first['dataset']}, pool {int(first['pool']):,}, "
             f"{int(cells['n_annotated'].max())} annotated, T2 accuracy {first['acc_before']:.2f} % before")
     return f"{head}\n\n{written(pd.DataFrame(lines), 1, first['settings'], 'markdown')}"
-
-
-def spread(values: pd.Series, form: str) -> str:
-    """Mean, and sample standard deviation where there is one."""
-    if not len(values):
-        return MISSING
-    return f"{values.mean():{form}}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
 def parse_args(argv: list[str] | None = None):

@@ -15,6 +15,7 @@ import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, NoReturn
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="long: run by --all"))
+
+
+@pytest.fixture
+def stable_sort(monkeypatch):
+    """numpy's argsort keeps the order of equals: else scikit-learn's HDBSCAN joins edges as long in an order of the processor's."""
+    monkeypatch.setattr(np, "argsort", partial(np.argsort, kind="stable"))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from torch import nn
 from conftest import CALL, names_in, read_rows, refusal, results_script, write_trained
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import course
-from hybridrepair.run.scenario import Scenario
 
 
 @pytest.fixture
@@ -45,8 +44,8 @@ def test_each_variant_trains_on_what_its_name_says(ablations, monkeypatch):
     of = dict(zip(rows, seen.values()))
     recipe, chosen, more, start = of["hybrid"]
     known, weights = more["known"], more["unlabelled"]
-    truth = Scenario(args, ablations.cut(ablations.data.load("small", "data"), 0.5)).dataset
-    truth = truth.labels[truth.split["pool"]]
+    dataset = ablations.cut(ablations.data.load("small", "data"), 0.5)
+    truth = dataset.labels[dataset.split["pool"]]
     propagated = int(rows["hybrid"]["n_propagated"])
     assert propagated > 0 and len(chosen.labels) == propagated + 5 == int((known != UNKNOWN).sum())
     assert all(start[name].equal(other[3][name]) for other in of.values() for name in start)
@@ -76,7 +75,7 @@ def test_without_rows_there_is_no_table(ablations):
     assert "no rows" in refusal(ablations.table)
 
 
-def test_what_the_table_has_is_not_run_again_and_its_means_are_those_of_its_rows(ablations, monkeypatch, capsys):
+def test_what_the_table_has_is_not_run_again_and_its_means_are_those_of_its_rows(ablations, monkeypatch):
     args = flags("--variants", "mcp", "hybrid", "--seeds", "20", "30")
     ablations.main(ablations.parse_args(args))
     before = ablations.TABLE.read_bytes()

@@ -54,16 +54,11 @@ def call(python) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.mark.parametrize("name, scale, agreement", [
     ("augmix", 0.01, "180 images each"), ("coreset", 0.03, "10 of 10 picks are the same"),
-    ("badge", 0.03, "10 of 10 picks are the same")])
+    ("badge", 0.03, "10 of 10 picks are the same"), ("regions", 0.03, "same noise set (")])
+@pytest.mark.usefixtures("stable_sort")
 def test_both_sides_of_a_case_agree(name, scale, agreement):
     case = cases.CASES[name].make(scale)
     assert case.agreement(case.ours(), case.published()).startswith(agreement)
-
-
-def test_both_sides_find_the_same_noise_but_for_edges_as_long():
-    case = cases.CASES["regions"].make(0.03)
-    ours, theirs = case.ours(), case.published()
-    assert ((ours == -1) != (theirs == -1)).mean() <= 0.01  # which of them scikit-learn takes first differs between processors
 
 
 def test_unsmoothness_of_both_sides_is_alike(monkeypatch):

@@ -26,7 +26,7 @@ TURNED, DEEP, DAMAGED = "field/0180.jpg", "field/0181.png", "field/0182.png"
 MODEL = ["--dataset", "signs", "--model2test_arch", "torchvision:resnet18", "--fe", "model2test", "--p_budget", "9",
          "--avg_clustersize", "5", "--device", "cpu"]
 # semi-supervised training is most of the time; one repair has it
-SHORT = ["--sel_l_data", "--retrain_epoch", "3", "--retrain_lr", "0.003"]
+SHORT = ["--sel_l_data", "--retrain_epoch", "6", "--retrain_lr", "0.01"]
 N_ASKED = 8  # of 89
 
 
@@ -200,18 +200,17 @@ def test_turned_and_16_bit_images_look_as_their_like(place):
         assert np.abs(images[files.index(file)] - meant).max() <= nearly
 
 
-def test_a_table_of_labels_gives_another_model_in_the_format_of_the_bought_one(place, by_table):
+def test_a_table_of_labels_gives_a_better_model_in_the_format_of_the_bought_one(place, by_table):
     row, made = by_table
     test = place.folder / "dataset/signs/test"
     assert int(row["n_annotated"]) == N_ASKED and int(row["n_propagated"]) > N_ASKED
     assert float(row["acc_raw"]) == pytest.approx(accuracy(place.folder / "bought.pth", test, place.size), abs=1e-3)
     assert float(row["acc_after"]) == pytest.approx(accuracy(made / "bought_repaired.pth", test, place.size), abs=1e-3)
+    assert float(row["acc_after"]) > float(row["acc_before"]) and float(row["acc_after"]) > float(row["acc_raw"]) + 5
     bought, repaired = (torch.load(path, weights_only=True) for path in (place.folder / "bought.pth", made / "bought_repaired.pth"))
     assert list(bought) == list(repaired) and repaired["classes"] == CLASSES
     assert [(name, value.dtype) for name, value in bought["state_dict"].items()] == [
         (name, value.dtype) for name, value in repaired["state_dict"].items()]
-    moved = [not value.equal(repaired["state_dict"][name]) for name, value in bought["state_dict"].items()]
-    assert all(moved)  # whether it is better after three epochs differs between processors
 
 
 def test_the_report_tells_what_happened(by_table):

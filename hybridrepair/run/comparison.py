@@ -116,7 +116,7 @@ def run_of(row: dict[str, str], origin: str) -> dict:
     settings = {name: text for name, _, text in sorted(pairs)}
     judged = row.get("judged_on") or "T2"
     row = {name: line_of(text) for name, text in row.items()}  # what is no sign would end a line of the table, or pass for BOLD
-    return {"device": "", "versions": ""} | row | values | {
+    return {"device": "", "versions": "", "seconds_total": ""} | row | values | {
         "dataset": row["dataset"] if judged == "T2" else f"{row['dataset']} ({judged})",
         "weights": settings.pop("weights", ""), "data": settings.pop("data", ""), "settings": tuple(settings.items()), "origin": origin}
 
@@ -224,13 +224,17 @@ def long_csv(table: pd.DataFrame, metric: str) -> str:
 
 
 def caption_of(runs: pd.DataFrame, metric: str) -> str:
-    """What the numbers are, what all runs share, how many they are, and where they ran if not in one place."""
+    """What the numbers are, and of which runs."""
+    gain = "" if metric == "gain" else "gain over before, "
+    return (f"{METRICS[metric]}: mean ± standard deviation over seeds ({gain}n seeds), best of each column in bold, "
+            f"{MISSING} missing; {BEFORE}: T2 accuracy (%) before repair. {origin_of(runs)}")
+
+
+def origin_of(runs: pd.DataFrame) -> str:
+    """What all runs share, how many they are, and where they ran if not in one place."""
     shared, first = [facet for facet in FACETS if runs[facet].nunique() == 1], runs.iloc[0]
     settings = ["=".join(pair) for pair in first["settings"] if all(pair in each for each in runs["settings"])]
-    gain = "" if metric == "gain" else "gain over before, "
-    told = [f"{METRICS[metric]}: mean ± standard deviation over seeds ({gain}n seeds), best of each column in bold, "
-            f"{MISSING} missing; {BEFORE}: T2 accuracy (%) before repair",
-            ", ".join(filter(None, [shown(shared, first[shared]), *settings])),
+    told = [", ".join(filter(None, [shown(shared, first[shared]), *settings])),
             f"Runs: {len(runs)}, seeds: {', '.join(map(str, sorted(runs['seed'].unique())))}"]
     for name in ("device", "versions"):
         if runs[name].nunique() > 1:

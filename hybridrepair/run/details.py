@@ -8,7 +8,7 @@ from hybridrepair.run.comparison import FACETS, MISSING, names_of, order_of, sho
 
 COLUMNS: dict[str, Callable[[pd.DataFrame], str]] = {  # and what is shown of the runs of a cell
     "n": lambda runs: str(len(runs)),
-    "before": lambda runs: spread(runs["acc_before"]),
+    "before": lambda runs: spread(runs["acc_before"] if runs["acc_before"].nunique() > 1 else runs["acc_before"][:1]),
     "after": lambda runs: spread(runs["acc_after"]),
     "fixed": lambda runs: mean(runs["fixed"], ",.0f"),
     "broken": lambda runs: mean(runs["broken"], ",.0f"),
@@ -32,9 +32,8 @@ def details_of(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     rows = [*zip(runs["solution"], runs["settings"])]
     names = names_of(sorted({*rows}, key=order_of))
     places = {row: place for place, row in enumerate(names)}
-    runs = runs.assign(seconds_total=runs["seconds_total"] if "seconds_total" in runs else "", place=[places[row] for row in rows])
     lines = []
-    for _, cell in runs.groupby([*FACETS, "place"]):
+    for _, cell in runs.assign(place=[places[row] for row in rows]).groupby([*FACETS, "place"]):
         first = cell.iloc[0]
         lines.append({facet: shown([facet], [first[facet]]) for facet in differ}
                      | {"solution": names[first["solution"], first["settings"]]} | {name: of(cell) for name, of in COLUMNS.items()})
@@ -47,6 +46,6 @@ def mean(values: pd.Series, form: str) -> str:
     return format(fmean(there), form) if len(there) else MISSING
 
 
-def spread(values: pd.Series) -> str:
-    """Mean, and standard deviation (n - 1) where they differ."""
-    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len({*values}) > 1 else "")
+def spread(values: pd.Series, form: str = ".2f") -> str:
+    """Mean, and standard deviation (n - 1) where there are several."""
+    return mean(values, form) + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")

@@ -39,17 +39,15 @@ def test_dense_finds_the_recorded_clusters_and_noise(oracle):
 
 
 def agree_but_for_ties(label: np.ndarray, theirs: np.ndarray) -> None:
-    """Whether two results of HDBSCAN differ in points on the rim of clusters alone, 3 % of all noise in one alone at most.
-
-    Among edges as long theirs takes what numpy's sort makes first, which is another on processors with AVX-512 and without.
-    """
+    """Whether two results of HDBSCAN differ in points on the rim of clusters alone, 2 % of all noise in one alone at most."""
     both = (label != NOISE) & (theirs != NOISE)
-    assert ((label == NOISE) != (theirs == NOISE)).mean() <= 0.03
-    assert adjusted_rand_score(label[both], theirs[both]) > 0.95
+    assert ((label == NOISE) != (theirs == NOISE)).mean() <= 0.02
+    assert adjusted_rand_score(label[both], theirs[both]) > 0.97
 
 
 @pytest.mark.parametrize("min_samples", [1, 2, 3, 6])
 @pytest.mark.parametrize("width", [2, 16, 300])
+@pytest.mark.usefixtures("stable_sort")
 def test_dense_is_what_scikit_learn_finds(width, min_samples):
     rng = np.random.default_rng(width)
     points = np.concatenate([rng.normal(size=(1, width)) + spread * rng.normal(size=(100, width)) for spread in (0.1, 0.3, 0.5, 3)])
