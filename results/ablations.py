@@ -7,7 +7,8 @@
 
 All other flags are those of repair.py, and say what `hybrid` is, the variant that others depart from: by default with what repair.sh
 has, --u_weight and --auto_tao. Variants start from the same model before repair. Adds a row to results/ablations.csv for each that is
-not there yet; a variant that was interrupted goes on from its state in save/ablations. --table prints the rows' means.
+not there yet; a variant that was interrupted goes on from its state in save/ablations, and one that ends in an error, say because it
+diverged, does not keep the others from running. --table prints the rows' means.
 """
 import argparse
 import sys
@@ -138,6 +139,7 @@ def task_of(base: Scenario, variant: Variant) -> Scenario:
 
 def main(args) -> None:
     dataset = cut(data.load(args.dataset, args.data_path, args.img_size, args.skip_bad), args.pool_share)
+    failed = []
     for seed in args.seeds:
         base = Scenario(argparse.Namespace(**vars(args) | {"manualSeed": seed, "solution": PUBLISHED}), dataset)
         settings = " ".join(f"{key}={exact(value)}" for key, value in base.settings.items())
@@ -146,7 +148,13 @@ def main(args) -> None:
             variant = VARIANTS[name]
             if variant.course is course_of and variant.flags and vars(base.args) | variant.flags == vars(base.args):
                 continue  # it is the published one
-            cell(base, variant, {key: exact(value) for key, value in zip(IDENTITY, (*of_base, name))})
+            try:
+                cell(base, variant, {key: exact(value) for key, value in zip(IDENTITY, (*of_base, name))})
+            except UserError as error:
+                failed.append(f"{name}, seed {seed}: {error}")
+                print(f"no row for {failed[-1]}", flush=True)
+    if failed:
+        raise UserError("; ".join(failed))
 
 
 def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:

@@ -92,6 +92,13 @@ def test_what_the_table_has_is_not_run_again_and_its_means_are_those_of_its_rows
     assert cells["mcp"][3].startswith(f"{np.mean(mcp) - np.mean(ours):+.2f}".replace("-", "−")) and cells["hybrid"][3] == "–"
 
 
+def test_a_variant_that_diverges_leaves_no_row_and_the_others_run(ablations, monkeypatch, capsys):
+    monkeypatch.setitem(ablations.VARIANTS, "rate 0.01", ablations.Variant({"retrain_lr": 1e30}))
+    args = ablations.parse_args(flags("--variants", "rate 0.01", "random"))
+    assert "rate 0.01, seed 10: epoch 1" in refusal(ablations.main, args)
+    assert [row["variant"] for row in read_rows(ablations.TABLE)] == ["random"] and "no row for rate 0.01" in capsys.readouterr().out
+
+
 def test_an_interrupted_variant_goes_on_from_its_state(ablations, monkeypatch):
     args = flags("--variants", "hybrid", "--retrain_epoch", "3")
     ablations.main(ablations.parse_args(args))
