@@ -60,6 +60,10 @@ def main(args) -> None:
         raise UserError(f"{args.plot} does not end in .png; plots are PNG files")
     if args.output and args.output.is_dir():
         raise UserError(f"{args.output} is a folder; give the name of a file to write the table to")
+    idle = [f"--{flag}" for flag, given in {"rows": args.rows != ["solution"], "columns": args.columns,
+                                            "metric": args.metric != "acc_after", "plot": args.plot}.items() if given]
+    if args.details and idle:
+        raise UserError(f"--details has lines and columns of its own, and draws nothing; leave out {', '.join(idle)}")
     blocks = [facet for facet in args.rows if facet != "solution"]
     twice = [facet for facet in blocks if facet in (args.columns or [])]
     if twice:

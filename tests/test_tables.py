@@ -448,3 +448,11 @@ def test_details_come_as_csv_and_name_whatever_differs(tabulate):
     lines = [*csv.DictReader(tabulate(rows, "--details", "--format", "csv").splitlines())]
     assert [(line["model_number"], line["p_budget"], line["after"], line["seconds"]) for line in lines] == [
         ("A", "1 %", "81.00", "–"), ("A", "5 %", "82.00", "–"), ("B", "1 %", "83.00", "–")]
+
+
+@pytest.mark.parametrize("flags, named", [
+    (["--plot", "a.png"], "--plot"),
+    (["--metric", "gain", "--columns", "model"], "--columns, --metric"),
+])
+def test_details_refuse_the_flags_that_they_would_ignore(refusal, flags, named):
+    assert refusal(SMALL, "--details", *flags).endswith(f"leave out {named}\n") and not Path("a.png").exists()
