@@ -60,8 +60,8 @@ def main(args) -> None:
         raise UserError(f"{args.plot} does not end in .png; plots are PNG files")
     if args.output and args.output.is_dir():
         raise UserError(f"{args.output} is a folder; give the name of a file to write the table to")
-    idle = [f"--{flag}" for flag, given in {"rows": args.rows != ["solution"], "columns": args.columns,
-                                            "metric": args.metric != "acc_after", "plot": args.plot}.items() if given]
+    usual = parse_args([])
+    idle = [f"--{flag}" for flag in ("rows", "columns", "metric", "plot") if getattr(args, flag) != getattr(usual, flag)]
     if args.details and idle:
         raise UserError(f"--details has lines and columns of its own, and draws nothing; leave out {', '.join(idle)}")
     blocks = [facet for facet in args.rows if facet != "solution"]
