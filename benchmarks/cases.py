@@ -24,6 +24,7 @@ from hybridrepair.selection.uncertainty import unsmoothness
 from hybridrepair.training.passes import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass
 from mymodels import create
 from mymodels.depthwise import Depthwise
+from mymodels.pointwise import Pointwise
 
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)  # CIFAR-10's
 CLASSES = 10
@@ -66,13 +67,13 @@ def features_of(n: int, width: int, unit: bool = False) -> np.ndarray:
 
 
 def network(form: str) -> nn.Module:
-    """A MobileNet: `ours` in channels_last, `published` in NCHW with torch's own depthwise layer."""
+    """A MobileNet: `ours` in channels_last, `published` in NCHW with torch's own convolutions."""
     torch.manual_seed(0)
     model = create("MobileNet", CLASSES, 3)
     if form == "ours":
         return model.to(memory_format=torch.channels_last)
     for module in model.modules():
-        if isinstance(module, Depthwise):
+        if isinstance(module, (Depthwise, Pointwise)):
             module.__class__ = nn.Conv2d
     return model
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mymodels.depthwise import Depthwise
 from mymodels.folding import normed
+from mymodels.pointwise import Pointwise
 
 # output channels and stride of the 13 blocks
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -19,7 +20,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = Depthwise(in_channels, stride)
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv2 = Pointwise(in_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from hybridrepair.base.errors import UserError
 from mymodels import MODELS, create
 from mymodels.depthwise import Depthwise
+from mymodels.folding import normed
+from mymodels.pointwise import Pointwise
 from mymodels.shufflenet import shuffle_channels
 
 N_PARAMETERS = {"MobileNet": 3_217_226, "resnet18": 11_181_642, "ShuffleNetG2": 887_582}  # for 10 classes
@@ -144,12 +146,9 @@ def whole_numbers(*shape: int) -> Tensor:
     return torch.randint(-3, 4, shape).float()
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 5), (4, 2)])
-def test_depthwise_is_torchs_convolution_in_output_and_gradients(height, width, stride, layout):
-    ours, plain = Depthwise(6, stride), nn.Conv2d(6, 6, 3, stride, padding=1, groups=6, bias=False)
-    weight, x = whole_numbers(6, 1, 3, 3), whole_numbers(5, 6, height, width)
+def require_same(ours: nn.Conv2d, plain: nn.Conv2d, height: int, width: int, layout: torch.memory_format) -> None:
+    """Both layers give the same output and gradients, in `layout`."""
+    weight, x = whole_numbers(*plain.weight.shape), whole_numbers(5, 6, height, width)
     results = []
     for layer in (ours, plain):
         layer.load_state_dict({"weight": weight})
@@ -164,6 +163,30 @@ def test_depthwise_is_torchs_convolution_in_output_and_gradients(height, width, 
             assert output.is_contiguous(memory_format=layout) and unpadded.is_contiguous(memory_format=layout)
     for value, expected in zip(*results):
         assert value.shape == expected.shape and value.equal(expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 5), (4, 2)])
+def test_depthwise_is_torchs_convolution_in_output_and_gradients(height, width, stride, layout):
+    require_same(Depthwise(6, stride), nn.Conv2d(6, 6, 3, stride, padding=1, groups=6, bias=False), height, width, layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (4, 3)])
+def test_pointwise_is_torchs_convolution_in_output_and_gradients(height, width, layout):
+    require_same(Pointwise(6, 8), nn.Conv2d(6, 8, 1, bias=False), height, width, layout)
+
+
+def test_pointwise_is_folded_and_computes_at_the_precision_asked_for():
+    layer, norm = Pointwise(6, 8), nn.BatchNorm2d(8).eval()
+    norm.running_mean.copy_(whole_numbers(8))
+    norm.running_var.copy_(1 + whole_numbers(8) ** 2)
+    x = whole_numbers(5, 6, 4, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(normed(layer, norm, x), norm(layer(x)))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).equal(nn.Conv2d.forward(layer, x)) and layer(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("stride", [1, 2])
