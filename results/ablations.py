@@ -203,7 +203,7 @@ def lines_of(cells: pd.DataFrame) -> str:
                       f"minus {PUBLISHED}": spread(less, "+.2f").replace("-", "−"),
                       "fixed, broken": f"{mean(of['fixed'], '.0f')}, {mean(of['broken'], '.0f')}",
                       "labels propagated": mean(of["n_propagated"], ",.0f"), "without labels": mean(of["n_unlabelled"], ",.0f"),
-                      "unsmoothness": MISSING if smooth.isna().any() else " -> ".join(map("{:,.0f}".format, smooth))})
+                      "unsmoothness": MISSING if smooth.isna().any() else " to ".join(map("{:,.0f}".format, smooth))})
     head = (f"{first['model']} {'ABC'[int(first['model_number'])]}, {first['dataset']}, pool {int(first['pool']):,}, "
             f"{int(cells['n_annotated'].max())} annotated, T2 accuracy {first['acc_before']:.2f} % before")
     return f"{head}\n\n{written(pd.DataFrame(lines), 1, first['settings'], 'markdown')}"
