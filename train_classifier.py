@@ -4,8 +4,9 @@
     python train_classifier.py --dataset digits --model resnet18 --class_weight 1 --n_epochs 50
 
 The same command goes on where an interrupted one stopped, and gives what it would have given. The best epoch by accuracy
-on the biased val set is kept in check_point/<dataset>/ckpt_bias/<model>_<class_weight>_b.t7. --save_path gets a JSON line for
-each epoch, a record of settings, versions and machine as JSON, and the shares of classes in the biased sets as PNG.
+on the biased val set is kept in check_point/<dataset>/ckpt_bias/<model>_<class_weight>_b.t7; a model that comes with the project
+stays there until --force replaces it. --save_path gets a JSON line for each epoch, a record of settings, versions and machine as
+JSON, and the shares of classes in the biased sets as PNG.
 """
 from pathlib import Path
 
@@ -77,6 +78,9 @@ def main(args) -> None:
     settings["data"] = classifier.digest_of(train, val, dataset.num_classes, dataset.mean, dataset.std)
     with locked(path, making=str(path)):
         if args.if_missing and processes.led(usual.exists):  # made while this one waited
+            return
+        if not args.force and processes.led(lambda: checkpoint.shipped(path)):
+            print(f"{path} comes with the project: nothing to do; --force trains another in its place")
             return
         if not args.force and checkpoint.made_with(path, settings, unsaid=("data",)):
             print(f"{path} is there already, made with the same settings: nothing to do")

@@ -191,6 +191,17 @@ def test_published_biased_sets_are_trained_on(root, tmp_path, monkeypatch, capsy
     assert files_in(tmp_path / "check_point") == [f"tiny/ckpt_bias/{FILE}"]
 
 
+def test_a_checkpoint_that_comes_with_the_project_stays_until_force_replaces_it(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, "train", save_nothing)
+    path = tmp_path / FILE
+    checkpoint.save(path, {"net": {}, "settings": {"n_epochs": 100}, "shipped": "in half precision"})
+    before = path.read_bytes()
+    train_classifier.main(train_classifier.parse_args(command(root, tmp_path)))
+    assert path.read_bytes() == before and f"{path} comes with the project: nothing to do" in capsys.readouterr().out
+    train_classifier.main(train_classifier.parse_args(command(root, tmp_path, "--force")))
+    assert checkpoint.load(path)["acc"] == 50 and not checkpoint.shipped(path)
+
+
 def test_an_existing_checkpoint_is_left_alone_where_only_missing_ones_are_asked_for(root, whole, tmp_path, capsys):
     before = (whole / FILE).read_bytes()
     train_classifier.main(train_classifier.parse_args(command(root, whole, "--if_missing", "--n_epochs", "1")))

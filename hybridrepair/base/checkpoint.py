@@ -18,6 +18,7 @@ from hybridrepair.base.files import atomic
 
 FOLDERS = "check_point", "checkpoint"  # of all checkpoints: ours, and that of the published code
 OTHER_SETTINGS = "give its settings or another folder, or replace it by --force"
+SHIPPED = "shipped"  # the entry of a checkpoint that comes with the project: in what form
 EXPANDED = 2 ** 20  # bytes that a tensor may have beyond those of the file, by repeating some
 
 
@@ -98,6 +99,14 @@ def equal(one: object, other: object) -> bool:
     try:
         return bool(one == other)
     except (RuntimeError, ValueError):
+        return False
+
+
+def shipped(path: Path) -> bool:
+    """Whether `path` is a checkpoint that comes with the project, and can be read."""
+    try:
+        return SHIPPED in load(path)
+    except UserError:
         return False
 
 
