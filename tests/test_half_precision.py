@@ -1,13 +1,14 @@
-"""results/half_precision.py."""
+"""results/half_precision.py, and the models that come with the project."""
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import results_script
+from conftest import ROOT, results_script
 from hybridrepair.base import checkpoint
 from mymodels import create
 
+SHIPPED = "check_point/cifar10/ckpt_bias/MobileNet_0_b.t7"
 half_precision = results_script("half_precision")
 
 
@@ -50,3 +51,15 @@ def test_what_cannot_be_shipped_is_refused_and_stays_as_it_is(tmp_path, net, rea
     with pytest.raises(half_precision.UserError, match=reason):
         half_precision.main(path)
     assert path.read_bytes() == before
+
+
+def test_the_model_that_comes_with_the_project_is_small_whole_and_says_how_it_was_made():
+    path = ROOT / SHIPPED
+    assert path.stat().st_size <= 7_000_000 and checkpoint.shipped(path)
+    model = create("MobileNet", 10, 3)
+    others = checkpoint.fit(model, checkpoint.load(path), path)
+    settings = others["settings"]
+    assert (settings["dataset"], settings["model"], settings["class_weight"]) == ("cifar10", "MobileNet", 0)
+    told = (path.parents[1] / "README.md").read_text()
+    for fact in (str(settings["n_epochs"]), f"{others['acc']:.2f}", f"epoch {others['epoch']}"):
+        assert fact in told
