@@ -23,8 +23,6 @@ from hybridrepair.selection.strategies import badge, coreset
 from hybridrepair.selection.uncertainty import unsmoothness
 from hybridrepair.training.passes import BATCH, Labelled, Unlabelled, ssl_pass, supervised_pass
 from mymodels import create
-from mymodels.depthwise import Depthwise
-from mymodels.pointwise import Pointwise
 
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)  # CIFAR-10's
 CLASSES = 10
@@ -73,7 +71,7 @@ def network(form: str) -> nn.Module:
     if form == "ours":
         return model.to(memory_format=torch.channels_last)
     for module in model.modules():
-        if isinstance(module, (Depthwise, Pointwise)):
+        if isinstance(module, nn.Conv2d):
             module.__class__ = nn.Conv2d
     return model
 
