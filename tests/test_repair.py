@@ -630,13 +630,21 @@ def test_a_biased_set_that_has_to_be_drawn_is_told(field, capsys):
     shutil.rmtree("check_point/small/ckpt_bias/biased_dataset")
     run("--solution", "random")
     told = [line for line in capsys.readouterr().out.splitlines() if "drawn as for a model of train.sh" in line]
-    assert len(told) == 1 and "biased_dataset/0/train.npy" in told[0]
+    assert len(told) == 1 and "biased_dataset/0/train.npy" in told[0] and told[0].endswith("; the checkpoint names the same set")
     Path("elsewhere").mkdir()
     shutil.copy(MODEL_FILE, "elsewhere/mine.t7")
     run("--solution", "random", "--model2test_path", "elsewhere/mine.t7", "--save_path", "mine")
     assert "into mine/biased_dataset/0" in capsys.readouterr().out and not Path("elsewhere/biased_dataset").exists()
     drawn = [np.load(Path(folder) / "biased_dataset/0/train.npy").tolist() for folder in ("mine", "save/small_MobileNet")]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 120
+
+
+@pytest.mark.parametrize("made, told", [({"train": "0123456789abcdef"}, "; the checkpoint names another set"), ({}, ""), (None, "")])
+def test_a_drawn_set_is_compared_with_the_one_that_the_checkpoint_names(field, capsys, made, told):
+    shutil.rmtree("check_point/small/ckpt_bias/biased_dataset")
+    checkpoint.save(Path(MODEL_FILE), checkpoint.load(Path(MODEL_FILE)) | {"settings": made})
+    run("--solution", "random")
+    assert f"into save/small_MobileNet/biased_dataset/0{told}\n" in capsys.readouterr().out
 
 
 def test_a_repaired_model_is_repaired_again_with_the_train_images_of_the_first_time(field):

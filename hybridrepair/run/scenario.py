@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridrepair.annotation import manifest
 from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, formats
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.finiteness import blamed
@@ -174,20 +174,29 @@ class Scenario:
         """What the model under repair was trained on, indices int64 into the train part; none where nothing is to be replayed.
 
         Where nothing tells, all of it for a network of others; for one of ours it is drawn as train.sh would, among the results, and a
-        line says so: beside the model, where further ones may stand, it would be taken for theirs.
+        line says so, and whether the checkpoint names the same: beside the model, where further ones may stand, it would be taken for
+        theirs.
         """
         if self.args.no_replay:
             return np.empty(0, np.int64)
         folder = biased_folder(self.args, self.checkpoint_path)
         if folder is None and is_foreign(self.args.model2test_arch):
             return np.arange(len(self.dataset.split["train"]))
-        if folder is None:
-            folder, number = settings.save_path_of(self.args) / BIASED, str(self.args.model_number)
-            if not (folder / number / "train.npy").is_file():
-                missing = self.checkpoint_path.parent / BIASED / number / "train.npy"
-                print(f"there is no {missing} to tell what the model was trained on: drawn as for a model of train.sh, into "
-                      f"{folder / number}", flush=True)
-        return biased_subset(self.dataset, self.args.model_number, folder, ["train"])["train"]
+        return self._drawn() if folder is None else biased_subset(self.dataset, self.args.model_number, folder, ["train"])["train"]
+
+    def _drawn(self) -> np.ndarray:
+        """The train set of a model of ours that nothing stands beside, told the first time."""
+        folder, number = settings.save_path_of(self.args) / BIASED, str(self.args.model_number)
+        known = (folder / number / "train.npy").is_file()
+        drawn = biased_subset(self.dataset, self.args.model_number, folder, ["train"])["train"]
+        if not known:
+            line = (f"there is no {self.checkpoint_path.parent / BIASED / number / 'train.npy'} to tell what the model was trained on: "
+                    f"drawn as for a model of train.sh, into {folder / number}")
+            made = formats.read(self.checkpoint_path).others.get("settings")
+            if isinstance(made, dict) and "train" in made:
+                line += f"; the checkpoint names {'the same' if made['train'] == checkpoint.digest(drawn) else 'another'} set"
+            print(line, flush=True)
+        return drawn
 
     @cached_property
     def normalise(self) -> Normalise:
