@@ -24,7 +24,8 @@ from hybridrepair.images import data
 from hybridrepair.images.arrays import taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import MAX_SEED, SEED, generator, key
-from hybridrepair.run.flags import Parser, add_data, add_machine, number
+from hybridrepair.report import tracking
+from hybridrepair.run.flags import Parser, add_data, add_machine, add_tracking, number
 from hybridrepair.run.settings import rounding
 from hybridrepair.training import contrastive
 from mymodels.moco import ARCHITECTURES, MoCo
@@ -63,6 +64,7 @@ def parse_args(argv: list[str] | None = None):
     group.add_argument("--knn_every", type=number(int, 0), default=10,
                        help="epochs between k-NN accuracies; 0: before and after training alone")
     group.add_argument("--save_every", type=number(float, 0), default=60, help="seconds between writes of the training state")
+    add_tracking(group)
     add_machine(parser)
     args = parser.parse_args(argv)
     if args.warmup_epochs is None:
@@ -73,6 +75,7 @@ def parse_args(argv: list[str] | None = None):
 
 
 def main(args) -> None:
+    tracking.require(args.report_to)
     device = device_of(args.device)
     dataset = data.load(args.dataset, args.data_root, args.img_size, args.skip_bad)
     path = Path(args.save_path or f"check_point/{args.dataset}/ckpt_pretrained_mocov3") / NAME
@@ -100,7 +103,8 @@ def main(args) -> None:
         model = on_machine(MoCo(args.arch, args.dim, args.mlp_dim, args.temperature, args.small_stem, images.shape[3]), args, device)
         print(f"MoCo v3 with {args.arch} on {args.dataset}: {len(images)} images; k-NN among {len(labelled)} labelled ones")
         write_json(path.with_name(RECORD), {"args": vars(args), "settings": settings, **provenance.of(device, args)})
-        contrastive.train(model, normalise, images, known, args, path, settings)
+        tracked = tracking.Tracking(args.report_to, path.parent, settings)
+        tracked.finish(contrastive.train(model, normalise, images, known, args, path, settings, tracked.log))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ CALLS = [
     ("train", f"{IMAGES} --data_root data --model net.py:build --class_weight 1 --checkpoint_path models --if_missing --n_epochs 3"),
     ("pretrain", f"{IMAGES} {MACHINE} --data_root data --save_path extractor --force --arch resnet18 --small_stem --dim 4 --mlp_dim 8 "
                  "--n_epochs 1 --n_images 16 --batch_size 8 --lr 0.5 --weight_decay 0 --warmup_epochs 0.5 --momentum 0.9 "
-                 "--temperature 0.5 --manualSeed 3 --knn_every 1 --save_every 0"),
+                 "--temperature 0.5 --manualSeed 3 --knn_every 1 --save_every 0 --report_to wandb"),
     ("repair", HYBRID + " --check"),
     ("repair", HYBRID),
     ("repair", OTHERWISE),
@@ -106,7 +106,7 @@ WRONG = {
         "--arch": "resnet34", "--small_stem": SWITCH, "--dim": "1", "--mlp_dim": "1", "--n_epochs": "0", "--n_images": "1",
         "--batch_size": "1", "--lr": "0", "--weight_decay": "-1",
         "--warmup_epochs": ("2", "--warmup_epochs 2 is more than --n_epochs 1"), "--momentum": "1.1", "--temperature": "0",
-        "--manualSeed": "-1", "--knn_every": "-1", "--save_every": "-1"},
+        "--manualSeed": "-1", "--knn_every": "-1", "--save_every": "-1", "--report_to": "paper"},
     "select": SHARED | {"--retrain": ("", "--retrain is repair.py's work"), "--out": ("data", "data is there already"),
                         "--format": "paper", "--save_path": (FILE, f"{FILE}/selection"),
                         "--labels": ("none.csv", "--labels is for repair.py")},

@@ -3,7 +3,9 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -267,7 +269,7 @@ def test_a_number_of_images_is_drawn_once_from_both_parts(folder, monkeypatch):
 
 
 def test_two_processes_train_an_extractor_once(folder, monkeypatch):
-    slow = Slow(folder / "calls", lambda model, normalise, images, known, args, path, settings: checkpoint.save(
+    slow = Slow(folder / "calls", lambda model, normalise, images, known, args, path, settings, after: checkpoint.save(
         path, {"settings": settings}))
     monkeypatch.setattr(contrastive, "train", slow)
     twice_at_once(lambda: pretrain_moco.main(pretrain_moco.parse_args(command(folder))))
@@ -321,6 +323,31 @@ def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, 
         assert same(resumed.pop("state_dict"), undisturbed["state_dict"])
         assert resumed == {name: value for name, value in undisturbed.items() if name != "state_dict"}
         assert not (begun / "out" / PARTIAL).exists()
+
+
+def test_a_tracker_is_told_all_epochs_also_those_before_an_interruption(folder, whole, monkeypatch):
+    wandb, genuine, calls = MagicMock(__spec__=True), contrastive.train_epoch, []
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return genuine(*args)
+
+    flags = "--save_every", "0", "--knn_every", "2", "--report_to", "wandb"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(contrastive, "train_epoch", interrupted)
+        pretrain(folder, *flags)
+    told = wandb.init.return_value
+    before = [call.args[0] for call in told.log.call_args_list]
+    told.reset_mock()
+    made = pretrain(folder, *flags)
+    records = [call.args[0] for call in told.log.call_args_list]
+    assert [record["epoch"] for record in before] == [1, 2] and records[:2] == before and len(records) == 3
+    assert [record.get("knn_acc") for record in records] == [None, made["knn"][2], made["knn"][3]]
+    assert all(record["loss"] > 0 and record["lr"] >= 0 for record in records) and "log" not in made
+    assert told.summary.update.call_args.args[0] == {"knn_acc_untrained": made["knn"][0], "knn_acc": made["knn"][3]}
 
 
 def test_a_second_call_does_nothing(complete, capsys, monkeypatch):

@@ -100,9 +100,11 @@ def state_path(path: Path) -> Path:
     return path.with_name(path.name.replace(".", ".partial.", 1))
 
 
-def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor, Tensor], args, path: Path, settings: dict) -> None:
-    """Train `model` on uint8 images [N, H, W, C] and save it, with the settings that made it, as `path`.
+def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor, Tensor], args, path: Path, settings: dict,
+          after: Callable[[dict], None] = lambda record: None) -> dict[str, float]:
+    """Train `model` on uint8 images [N, H, W, C] and save it, with the settings that made it, as `path`; returns k-NN accuracies.
 
+    `after` gets the record of each epoch, those of a training that is gone on with first: epoch, loss, lr, knn_acc where it is told.
     known: images uint8 [M, H, W, C] and labels int64 [M] among which the k-NN accuracy is told, where there are two or more. args as
     pretrain_moco.py parses them.
     A state of the same settings beside `path` is gone on from. UserError where that is of others, or where loss, weights or features
@@ -118,8 +120,10 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
         halfway = state.pop("halfway", None)
         state["settings"] = settings  # equal, but of other objects, which a pickle can tell
         print(f"going on after epoch {state['epoch']}, from {kept.path}")
+        for record in state.setdefault("log", []):
+            after(record)
     else:
-        state = {"settings": settings, "epoch": 0, "knn": {}}
+        state = {"settings": settings, "epoch": 0, "knn": {}, "log": []}
         if judged:
             with blamed("untrained, ", "check mean and std of the images"):
                 state["knn"][0] = knn_accuracy(model, normalise, *known)
@@ -145,21 +149,27 @@ def train(model: MoCo, normalise: Normalise, images: Tensor, known: tuple[Tensor
 
         loss, n = train_epoch(model, optimizer, normalise, images, epoch - 1, args, losses, step_is_done)
         require_weights(model)
-        line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {optimizer.param_groups[0]['lr']:.2e}  "
+        record = {"epoch": epoch, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+        line = (f"epoch {epoch:3d}/{args.n_epochs}  loss {loss:.4f}  lr {record['lr']:.2e}  "
                 f"{n / (time.perf_counter() - start):.0f} images/s")
         if judged and (epoch == args.n_epochs or args.knn_every and epoch % args.knn_every == 0):
             state["knn"][epoch] = knn_accuracy(model, normalise, *known)
-            line += f"  k-NN acc {state['knn'][epoch]:.2f}"
+            record["knn_acc"] = state["knn"][epoch]
+            line += f"  k-NN acc {record['knn_acc']:.2f}"
         print(line, flush=True)
         state["epoch"] = epoch
+        state["log"].append(record)
         if epoch < args.n_epochs or interruption.asked():
             keep()
+        after(record)
 
     for epoch in range(state["epoch"] + 1, args.n_epochs + 1):
         with interruption.deferred(), blamed(f"epoch {epoch}, ", f"train with a lower --lr than {args.lr:g}, and --force"):
             one_epoch(epoch, **(halfway or {}))
         halfway = None
+    del state["log"]
     checkpoint.save(path, {**state, "arch": args.arch, "state_dict": published(model)})
     kept.remove()
     told = f"k-NN acc untrained/trained: {state['knn'][0]:.2f}/{state['knn'][args.n_epochs]:.2f}; " if judged else ""
     print(f"{told}saved {path}")
+    return {"knn_acc_untrained": state["knn"][0], "knn_acc": state["knn"][args.n_epochs]} if judged else {}
