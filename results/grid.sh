@@ -5,6 +5,7 @@
 # The rows of what is done are copied to results/<dataset>/<NAME>.csv after each cell. Flags are passed on to the trainings and the repairs.
 cd "$(dirname "$0")/.." || exit
 set -eu
+REQUIREMENTS="requirements.txt extras/models.txt"
 . ./setup.sh
 MINUTES=${MINUTES:-1000000}                              # after which no cell goes on; its state is kept
 PARTS=${PARTS:-cifar10:0 cifar10:1 gtsrb:0 gtsrb:1}      # datasets and Models
@@ -12,6 +13,8 @@ MODEL=${MODEL:-MobileNet}                                # of all cells
 FE=${FE:-examples/efficientnet_lite0.py:build}           # features of regions
 NAME=${NAME:-$MODEL}                                     # of the copies of the rows
 export MODEL epoch="${epoch:-}"                          # epochs of the models under repair; empty: as published
+unset RANDOM_SEED PRETRAIN_FE
+case $MINUTES in *[!0-9]*) fail "MINUTES is $MINUTES; give whole minutes" ;; esac
 end=$(($(date +%s) + MINUTES * 60))
 
 stop() {
@@ -36,6 +39,8 @@ cell() { # dataset:number, solution, seed; flags
     [ "$left" -gt 0 ] || stop
     script=baseline.sh features=model2test
     case $solution in hybrid*) script=repair.sh features=$FE ;; esac
+    # what a training of hours would be in vain for is told before it
+    "$PYTHON" repair.py --dataset "$dataset" --data_path "${DATA_ROOT:-dataset}" --model2test_arch "$MODEL" --solution "$solution" --fe "$features" "$@" --check
     # a training and a repair, under one limit; the trap lets the shell wait for the training, which saves its state
     DATASET=$dataset SOLUTION=$solution FE=$features timeout --kill-after=300 "$left" sh -c '
         set -e; trap "exit 143" TERM; number=$1 seed=$2 script=$3; shift 3
@@ -47,8 +52,11 @@ cell() { # dataset:number, solution, seed; flags
     [ -z "$asked" ] || exit "$asked"
     [ "$status" != 124 ] || stop
     [ "$status" = 0 ] || exit "$status"
+    rows=save/${dataset}_$MODEL/results.csv copy=results/$dataset/$NAME.csv
+    [ -f "$rows" ] || return 0  # none yet: another process is at the first
     mkdir -p "results/$dataset"
-    cp "save/${dataset}_$MODEL/results.csv" "results/$dataset/$NAME.csv"
+    cp "$rows" "$copy.$$"
+    mv "$copy.$$" "$copy"
 }
 
 for part in $PARTS; do

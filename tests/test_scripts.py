@@ -180,6 +180,29 @@ case "$*" in *--check*) ;; *{first}*) echo long >> calls; i=0; while [ $i -lt 30
     assert calls.read_text().split()[-3:] == [first, "long", "ended"]
 
 
+def test_the_table_of_results_checks_a_cell_before_it_trains_and_has_its_own_seeds(tmp_path):
+    (tmp_path / "results").mkdir()
+    for file in ("baseline.sh", "repair.sh", "train.sh", "grid.sh", "setup.sh", "results/grid.sh"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    python = tmp_path / "python"  # which notes its calls, and leaves no row, as beside another process
+    python.write_text('#!/bin/sh\necho "$*" >> calls\ncase "$*" in *coreset*--check*) exit 2 ;; esac\n')
+    python.chmod(0o755)
+    variables = {"PYTHON": str(python), "PARTS": "small:0", "FE": "model2test", "RANDOM_SEED": "1 2", "PRETRAIN_FE": "1"}
+
+    def grid(**more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["sh", "results/grid.sh"], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | variables | more)
+
+    done = grid()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert (done.returncode, done.stderr) == (2, "") and "coreset" in calls[-1] and "--check" in calls[-1]
+    assert {call.split("--manualSeed ")[1].split()[0] for call in calls if "--manualSeed" in call} == {"10"}
+    assert [call.split()[0] for call in calls[:3]] == ["repair.py", "train_classifier.py", "repair.py"] and "--check" in calls[0]
+    assert not any("pretrain_moco" in call for call in calls)
+    done = grid(MINUTES="1.5")
+    assert (done.returncode, done.stderr) == (2, "error: MINUTES is 1.5; give whole minutes\n")
+
+
 @pytest.mark.parametrize("tao, settings", [("0.2", "tao=0.2"), ("auto", "auto_tao=1"), ("avg", "avg_tao=1")])
 def test_tao_is_a_number_or_a_rule(clone, tao, settings):
     done = sh(clone, "repair.sh", tao=tao)

@@ -51,7 +51,8 @@ def extractor_of(fe: str, dataset: str) -> Extractor | None:
         try:
             network = build()
         except Exception as error:  # the user's code may raise anything
-            raise UserError(f"{fe} cannot build its network ({reason_of(error)}); it is called without arguments") from error
+            remedy = "install what it imports" if isinstance(error, ModuleNotFoundError) else "it is called without arguments"
+            raise UserError(f"{fe} cannot build its network ({reason_of(error)}); {remedy}") from error
         return pretrained(f"builder:{Path(fe).name}", network, kept, code_of(fe))
     return encoder(checkpoint.place(dataset, "ckpt_pretrained_mocov3", "checkpoint.pth.tar") if fe == MOCO else Path(fe), dataset)
 

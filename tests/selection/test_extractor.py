@@ -105,6 +105,7 @@ def test_a_map_is_averaged_over_space_and_of_a_pair_the_features_are_read():
 @pytest.mark.parametrize("edits, message", [
     ({"return Corner()": "return 3"}, "gave a int, not a torch module"),
     ({"return Corner()": "raise OSError('no weights')"}, "cannot build its network \\(OSError: no weights\\)"),
+    ({"return Corner()": "import nowhere"}, "No module named 'nowhere'\\); install what it imports"),
     ({"size, mean": "size, other"}, None),
     ({"= 8,": "= 4,"}, "tells size 4"),
     ({"1.0)\n    def": "0.0)\n    def"}, "std above 0"),
