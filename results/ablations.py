@@ -142,6 +142,8 @@ def main(args) -> None:
     failed = []
     for seed in args.seeds:
         base = Scenario(argparse.Namespace(**vars(args) | {"manualSeed": seed, "solution": PUBLISHED}), dataset)
+        if args.check:
+            continue
         settings = " ".join(f"{key}={exact(value)}" for key, value in base.settings.items())
         of_base = (args.dataset, args.model2test_arch, args.model_number, base.pool.n, settings, seed)
         for name in args.variants:
@@ -158,9 +160,9 @@ def main(args) -> None:
 
 
 def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
-    """Run a variant, unless the table has its row or another process is at it, and enter its row."""
+    """Run a variant, unless the table has its row or another process is at it, and enter its row; `--force` replaces it."""
     def done() -> bool:
-        return any(identity.items() <= row.items() for row in rows())
+        return not base.args.force and any(identity.items() <= row.items() for row in rows())
 
     if done():
         return
@@ -173,7 +175,8 @@ def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
         row = perform(task_of(base, variant), lambda data: states.Kept(path, identity | {"data": data}, base.args.save_every,
                                                                        base.args.force), course_of=variant.course).row
         with locked(TABLE):
-            write_rows(TABLE, (*IDENTITY, *MEASURES), [*rows(), identity | {key: short(row.get(key)) for key in MEASURES}])
+            others = [each for each in rows() if not identity.items() <= each.items()]
+            write_rows(TABLE, (*IDENTITY, *MEASURES), [*others, identity | {key: short(row.get(key)) for key in MEASURES}])
         states.remove(path)
 
 

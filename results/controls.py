@@ -28,6 +28,8 @@ COLUMNS = ("dataset", "model", "model_number", "solution", "seed", "distill_lr",
 
 def main(args, annotates: bool) -> None:
     task = Scenario(args)
+    if args.check:
+        return
     train, pool = task.train, task.pool
     images, labels = train.images, train.labels
     if annotates:

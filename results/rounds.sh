@@ -24,14 +24,18 @@ for train in $TRAIN_SEEDS; do
     hybrid "$model" $save/one --p_budget "$BUDGET" "$@"
     hybrid "$model" $save/one --p_budget "$BUDGET" --no_replay "$@"
     hybrid "$model" "$save/first_$train" --p_budget "$HALF" "$@"
+    [ "$(printf '%s\n' "$save/first_$train"/*/manifest.json | wc -l)" = 1 ] ||
+        fail "$save/first_$train holds several runs; move those of other settings elsewhere"
     first=$(dirname "$save/first_$train"/*/manifest.json)
     hybrid "$first/MobileNet_2_b_repaired.t7" "$save/second_$train" --p_budget "$HALF" --labelled "$first/selected.csv" "$@"
 done
 mkdir -p results/digits
-"$PYTHON" - $save <<'END' > results/digits/rounds.csv
+"$PYTHON" - $save results/digits/rounds.csv <<'END'
 import sys
 from pathlib import Path
 import pandas as pd
+from hybridrepair.base.files import atomic
 tables = {path.parent.name: pd.read_csv(path) for path in sorted(Path(sys.argv[1]).glob("*/results.csv"))}
-pd.concat([table.assign(rounds=name) for name, table in tables.items()]).to_csv(sys.stdout, index=False)
+with atomic(Path(sys.argv[2])) as temporary:
+    pd.concat([table.assign(rounds=name) for name, table in tables.items()]).to_csv(temporary, index=False)
 END

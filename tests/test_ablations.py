@@ -92,6 +92,19 @@ def test_what_the_table_has_is_not_run_again_and_its_means_are_those_of_its_rows
     assert cells["mcp"][3].startswith(f"{np.mean(mcp) - np.mean(ours):+.2f}".replace("-", "−")) and cells["hybrid"][3] == "–"
 
 
+def test_force_replaces_a_row_and_check_leaves_none(ablations):
+    call = flags("--variants", "mcp", "random")
+    ablations.main(ablations.parse_args([*call, "--check"]))
+    assert not ablations.TABLE.exists()
+    ablations.main(ablations.parse_args(call))
+    before = ablations.TABLE.read_text()
+    rows = read_rows(ablations.TABLE)
+    ablations.TABLE.write_text(before.replace(f",{rows[0]['acc_after']},", ",1.25,", 1))
+    ablations.main(ablations.parse_args([*call[:-1], "--force"]))
+    again = {row["variant"]: row["acc_after"] for row in read_rows(ablations.TABLE)}
+    assert len(read_rows(ablations.TABLE)) == 2 and again == {row["variant"]: row["acc_after"] for row in rows}
+
+
 def test_a_variant_that_diverges_leaves_no_row_and_the_others_run(ablations, monkeypatch, capsys):
     monkeypatch.setitem(ablations.VARIANTS, "rate 0.01", ablations.Variant({"retrain_lr": 1e30}))
     args = ablations.parse_args(flags("--variants", "rate 0.01", "random"))

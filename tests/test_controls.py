@@ -36,3 +36,8 @@ def test_a_control_takes_the_steps_of_hybrid_plus_and_leaves_a_row(controls, mon
     assert (asked["solution"], asked["n_annotated"], asked["epochs"], asked["distill_lr"]) == ("mcp", "20", "1", "0.5")
     assert (none["solution"], none["n_annotated"], none["epochs"]) == ("none", "0", "20")
     assert float(none["acc_after"]) > float(none["acc_before"]) + 20
+
+
+def test_a_check_trains_nothing(controls):
+    controls.main(repair_parser("").parse_args([*CALL, "--dataset", "small", "--p_budget", "10", "--check"]), True)
+    assert not Path("results/small").exists()
