@@ -953,6 +953,12 @@ def test_what_is_not_finite_is_told_with_epoch_step_and_cause_and_nothing_is_wri
         assert refused(capsys, *flags) == message
 
 
+def test_one_labelled_image_that_batch_norm_cannot_train_on_is_told(field, capsys):
+    message = refused(capsys, "--solution", "random", "--no_replay", "--p_budget", "0.5")
+    assert message.startswith("error: one labelled image alone cannot be trained on (") and "--p_budget" in message
+    assert not list(Path("save").rglob("results.csv"))
+
+
 @pytest.mark.parametrize("name, value, told", [
     ("linear.weight", np.nan, "linear.weight has values that are"), ("bn1.running_var", np.inf, "bn1.running_var has values that are"),
     ("linear.weight", 3e38, ": the logits or features of ")])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hybridrepair.base import interruption
 from hybridrepair.base.device import seeded
-from hybridrepair.base.errors import UserError
+from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.finiteness import blamed, placed, require_weights, sum_of
 from hybridrepair.base.states import Kept
 from hybridrepair.images.augment import Normalise
@@ -108,9 +108,15 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             if replay is None:
                 with placed("", untrained=epoch == 1):
                     replay = replay_of(model, normalise, train, recipe.batch_size)
-            loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, recipe.smoothing,
-                                                     recipe.seed, epoch, whole=True, micro_batch=micro_batch, done=step, total=total,
-                                                     after=after(True))
+            try:
+                loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, recipe.smoothing,
+                                                         recipe.seed, epoch, whole=True, micro_batch=micro_batch, done=step,
+                                                         total=total, after=after(True))
+            except ValueError as error:  # batch norm has no variance of a single value for a channel
+                if len(replay) + len(chosen.labels) != 1:
+                    raise
+                raise UserError(f"one labelled image alone cannot be trained on ({reason_of(error)}); have more annotated by "
+                                "--p_budget, or replay train images") from error
             record["loss"], step, total = loss.item(), 0, 0.0
         if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
             labelled = chosen if chosen is not None and not len(train.labels) else train
