@@ -224,6 +224,19 @@ class Slow:
         return len(self.told.read_text().splitlines())
 
 
+def interrupted_at(call: int, function):
+    """A stand for a function, which does what it does, and is interrupted in its `call`-th call."""
+    calls = []
+
+    def stand(*args, **more):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*args, **more)
+
+    return stand
+
+
 def field_of(folder: Path, n: int, classes: tuple[str, ...] = ("cat", "dog", "owl"), files: bool = True) -> Dataset:
     """A dataset of n unlabelled images of different grey in a pool, as field/0.png and on in `folder`, or as arrays."""
     images = np.full((n, 8, 8, 3), 10, dtype=np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import pretrain_moco
-from conftest import Slow, names_in, twice_at_once
+from conftest import Slow, interrupted_at, names_in, twice_at_once
 from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
 from hybridrepair.base.states import Kept
@@ -325,19 +325,12 @@ def test_a_killed_run_goes_on_and_gives_what_it_would_have_given(folder, whole, 
         assert not (begun / "out" / PARTIAL).exists()
 
 
-def test_a_tracker_is_told_all_epochs_also_those_before_an_interruption(folder, whole, monkeypatch):
-    wandb, genuine, calls = MagicMock(__spec__=True), contrastive.train_epoch, []
+def test_a_tracker_is_told_all_epochs_also_those_before_an_interruption(folder, monkeypatch):
+    wandb = MagicMock(__spec__=True)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return genuine(*args)
-
     flags = "--save_every", "0", "--knn_every", "2", "--report_to", "wandb"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(contrastive, "train_epoch", interrupted)
+        patch.setattr(contrastive, "train_epoch", interrupted_at(3, contrastive.train_epoch))
         pretrain(folder, *flags)
     told = wandb.init.return_value
     before = [call.args[0] for call in told.log.call_args_list]

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import models
 
 import train_classifier
-from conftest import Slow, picture, twice_at_once
+from conftest import Slow, interrupted_at, picture, twice_at_once
 from hybridrepair.base import checkpoint, version
 from hybridrepair.base.errors import run
 from hybridrepair.base.states import states_of
@@ -125,17 +125,10 @@ def test_two_processes_train_a_model_once(root, tmp_path, monkeypatch, more):
 # --- what a run leaves
 
 def test_a_tracker_is_told_all_epochs_also_those_before_an_interruption(root, tmp_path, monkeypatch):
-    wandb, genuine, calls = MagicMock(__spec__=True), classifier.predict, []
+    wandb = MagicMock(__spec__=True)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return genuine(*args)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(classifier, "predict", interrupted)
+        patch.setattr(classifier, "predict", interrupted_at(3, classifier.predict))
         train(root, tmp_path, "--report_to", "wandb")
     told = wandb.init.return_value
     assert [call.kwargs["step"] for call in told.log.call_args_list] == [1, 2]
