@@ -14,7 +14,7 @@ FE=${FE:-examples/efficientnet_lite0.py:build}           # features of regions
 NAME=${NAME:-$MODEL}                                     # of the copies of the rows
 export MODEL epoch="${epoch:-}"                          # epochs of the models under repair; empty: as published
 unset RANDOM_SEED PRETRAIN_FE
-case $MINUTES in *[!0-9]*) fail "MINUTES is $MINUTES; give whole minutes" ;; esac
+case $MINUTES in *[!0-9]* | 0?*) fail "MINUTES is $MINUTES; give whole minutes" ;; esac
 end=$(($(date +%s) + MINUTES * 60))
 
 stop() {
@@ -40,7 +40,8 @@ cell() { # dataset:number, solution, seed; flags
     script=baseline.sh features=model2test
     case $solution in hybrid*) script=repair.sh features=$FE ;; esac
     # what a training of hours would be in vain for is told before it
-    "$PYTHON" repair.py --dataset "$dataset" --data_path "${DATA_ROOT:-dataset}" --model2test_arch "$MODEL" --solution "$solution" --fe "$features" "$@" --check
+    "$PYTHON" repair.py --dataset "$dataset" --data_path "${DATA_ROOT:-dataset}" --model2test_arch "$MODEL" \
+        --solution "$solution" --fe "$features" "$@" --check
     # a training and a repair, under one limit; the trap lets the shell wait for the training, which saves its state
     DATASET=$dataset SOLUTION=$solution FE=$features timeout --kill-after=300 "$left" sh -c '
         set -e; trap "exit 143" TERM; number=$1 seed=$2 script=$3; shift 3
