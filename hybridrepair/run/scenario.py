@@ -1,7 +1,7 @@
 """A scenario: the model under repair, its train set, T2, the pool and its annotator, as the flags of a repair name them."""
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -192,7 +192,9 @@ class Scenario:
         if not known:
             line = (f"there is no {self.checkpoint_path.parent / BIASED / number / 'train.npy'} to tell what the model was trained on: "
                     f"drawn as for a model of train.sh, into {folder / number}")
-            made = formats.read(self.checkpoint_path).others.get("settings")
+            made = None
+            with suppress(UserError):  # which is told where its weights are needed
+                made = formats.read(self.checkpoint_path).others.get("settings")
             if isinstance(made, dict) and "train" in made:
                 line += f"; the checkpoint names {'the same' if made['train'] == checkpoint.digest(drawn) else 'another'} set"
             print(line, flush=True)
