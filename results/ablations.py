@@ -11,6 +11,7 @@ not there yet; a variant that was interrupted goes on from its state in save/abl
 diverged, does not keep the others from running. --table prints the rows' means.
 """
 import argparse
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -161,8 +162,11 @@ def main(args) -> None:
 
 def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
     """Run a variant, unless the table has its row or another process is at it, and enter its row; `--force` replaces it."""
+    def same(row: dict[str, str]) -> bool:
+        return identity.items() <= row.items()
+
     def done() -> bool:
-        return not base.args.force and any(identity.items() <= row.items() for row in rows())
+        return not base.args.force and any(map(same, rows()))
 
     if done():
         return
@@ -175,8 +179,8 @@ def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
         row = perform(task_of(base, variant), lambda data: states.Kept(path, identity | {"data": data}, base.args.save_every,
                                                                        base.args.force), course_of=variant.course).row
         with locked(TABLE):
-            others = [each for each in rows() if not identity.items() <= each.items()]
-            write_rows(TABLE, (*IDENTITY, *MEASURES), [*others, identity | {key: short(row.get(key)) for key in MEASURES}])
+            write_rows(TABLE, (*IDENTITY, *MEASURES), [*itertools.filterfalse(same, rows()),
+                                                       identity | {key: short(row.get(key)) for key in MEASURES}])
         states.remove(path)
 
 

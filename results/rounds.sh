@@ -24,9 +24,8 @@ for train in $TRAIN_SEEDS; do
     hybrid "$model" $save/one --p_budget "$BUDGET" "$@"
     hybrid "$model" $save/one --p_budget "$BUDGET" --no_replay "$@"
     hybrid "$model" "$save/first_$train" --p_budget "$HALF" "$@"
-    [ "$(printf '%s\n' "$save/first_$train"/*/manifest.json | wc -l)" = 1 ] ||
-        fail "$save/first_$train holds several runs; move those of other settings elsewhere"
     first=$(dirname "$save/first_$train"/*/manifest.json)
+    [ -d "$first" ] || fail "$save/first_$train holds several runs; move those of other settings elsewhere"
     hybrid "$first/MobileNet_2_b_repaired.t7" "$save/second_$train" --p_budget "$HALF" --labelled "$first/selected.csv" "$@"
 done
 mkdir -p results/digits

@@ -182,23 +182,23 @@ class Scenario:
         folder = biased_folder(self.args, self.checkpoint_path)
         if folder is None and is_foreign(self.args.model2test_arch):
             return np.arange(len(self.dataset.split["train"]))
-        return self._drawn() if folder is None else biased_subset(self.dataset, self.args.model_number, folder, ["train"])["train"]
-
-    def _drawn(self) -> np.ndarray:
-        """The train set of a model of ours that nothing stands beside, told the first time."""
-        folder, number = settings.save_path_of(self.args) / BIASED, str(self.args.model_number)
-        known = (folder / number / "train.npy").is_file()
-        drawn = biased_subset(self.dataset, self.args.model_number, folder, ["train"])["train"]
+        folder, number = folder or settings.save_path_of(self.args) / BIASED, self.args.model_number
+        known = (folder / str(number) / "train.npy").is_file()
+        train = biased_subset(self.dataset, number, folder, ["train"])["train"]
         if not known:
-            line = (f"there is no {self.checkpoint_path.parent / BIASED / number / 'train.npy'} to tell what the model was trained on: "
-                    f"drawn as for a model of train.sh, into {folder / number}")
-            made = None
-            with suppress(UserError):  # which is told where its weights are needed
-                made = formats.read(self.checkpoint_path).others.get("settings")
-            if isinstance(made, dict) and "train" in made:
-                line += f"; the checkpoint names {'the same' if made['train'] == checkpoint.digest(drawn) else 'another'} set"
-            print(line, flush=True)
-        return drawn
+            self._tell_drawn(train, folder / str(number))
+        return train
+
+    def _tell_drawn(self, train: np.ndarray, folder: Path) -> None:
+        """A line on the train set of a model of ours that was drawn into `folder`, since nothing stands beside the model."""
+        missing = self.checkpoint_path.parent / BIASED / folder.name / "train.npy"
+        line = f"there is no {missing} to tell what the model was trained on: drawn as for a model of train.sh, into {folder}"
+        made = None
+        with suppress(UserError):  # which is told where its weights are needed
+            made = formats.read(self.checkpoint_path).others.get("settings")
+        if isinstance(made, dict) and "train" in made:
+            line += f"; the checkpoint names {'the same' if made['train'] == checkpoint.digest(train) else 'another'} set"
+        print(line, flush=True)
 
     @cached_property
     def normalise(self) -> Normalise:
