@@ -7,7 +7,6 @@
 Prints a line an epoch, and at last the accuracy on T2 before and after; hybridrepair/run/output.py says what is left in
 --save_path. A run whose folder, or results.csv, has its result already is not done again.
 """
-from hybridrepair.base import states
 from hybridrepair.base.errors import run
 from hybridrepair.base.locks import locked
 from hybridrepair.report import tracking
@@ -35,7 +34,7 @@ def main(args) -> None:
         if done and not args.force and not (ours and results.cut_off()):
             results.enter()
             if ours and not results.state.exists():
-                states.remove(results.state)  # the one before it, where the end came between the two
+                results.clean()  # of what is left where the end came right after that state
             print(f"done already, in {results.results}: {results.folder.name}")
             if not results.model.exists():
                 print(f"its model {results.model} is not there any more; --force makes it again")

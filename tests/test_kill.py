@@ -30,7 +30,7 @@ from conftest import read_rows, to_the_end
 from hybridrepair.annotation import questions
 from hybridrepair.base import errors, files
 from hybridrepair.base.files import is_temporary
-from hybridrepair.run import output
+from hybridrepair.run import output, scenario
 from hybridrepair.run.course import Course
 from hybridrepair.selection import pool
 from hybridrepair.training import contrastive, passes
@@ -140,7 +140,15 @@ def after(name: str, n: int = 1) -> Moment:
     return at(os, "replace", n, lambda source, target: Path(target).name == name, after=True)
 
 
-STATE, MODEL_STATE, MOCO_STATE = "repair.partial.t7", "tiny_build_1_b.partial.t7", "checkpoint.partial.pth.tar"
+STATE, INTERIM = "repair.partial.t7", "selection.partial.t7"
+MODEL_STATE, MOCO_STATE = "tiny_build_1_b.partial.t7", "checkpoint.partial.pth.tar"
+
+
+def is_interim(*paths: Path, **more) -> bool:
+    """Whether the last of the paths is the file of a repair's interim results."""
+    return Path(paths[-1]).name == INTERIM
+
+
 MOMENTS: dict[str, dict[str, list[Moment]]] = {
     "repair": {
         "inside_a_state": [inside(STATE, 3)], "before_a_state": [before(STATE, 2)], "between_two_states": [after(f"{STATE}.before", 2)],
@@ -148,7 +156,9 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
         "inside_the_row": [inside("results.csv")], "after_the_row": [after("results.csv")], "inside_the_model": [inside(
             "tiny_build_1_b_repaired.t7")], "twice_in_an_epoch": [at(passes, "ssl_step", 2), at(passes, "ssl_step", 1)],
         "in_the_baseline": [at(passes, "smoothed_loss", 2)], "in_the_supervised_pass": [at(passes, "smoothed_loss", 4)],
-        "before_the_report": [before("report.html")]},
+        "before_the_report": [before("report.html")], "after_an_interim_result": [after(INTERIM)],
+        "inside_an_interim_result": [inside(INTERIM, 2)], "before_interim_results_go": [at(Path, "unlink", 1, is_interim)],
+        "twice_in_the_selection": [after(INTERIM), after(INTERIM)]},
     "train_classifier": {
         "at_the_end_of_an_epoch": [after(MODEL_STATE)], "inside_a_state": [inside(MODEL_STATE, 2)],
         "before_a_state": [before(MODEL_STATE, 2)],
@@ -174,7 +184,8 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
 }
 INT, TERM, NOTHING = signal.SIGINT, signal.SIGTERM, "there was nothing to be saved, give the same command again"
 SIGNALS: dict[str, tuple[str, Moment, int, str]] = {  # with the exit status, and the file that is said to be gone on from
-    "before_a_state": ("repair", at(pool, "unsmoothness", 1, last=interrupt(INT)), 130, NOTHING),
+    "before_anything_is_kept": ("repair", at(scenario, "regions", 1, last=interrupt(INT)), 130, NOTHING),
+    "before_a_state": ("repair", at(pool, "unsmoothness", 1, last=interrupt(TERM)), 143, INTERIM),
     "in_the_baseline": ("repair", at(passes, "smoothed_loss", 2, last=interrupt(TERM)), 143, ".partial.t7"),
     "in_an_ssl_step": ("repair", at(passes, "ssl_step", 3, last=interrupt(INT)), 130, STATE),
     "twice_in_an_ssl_step": ("repair", at(passes, "ssl_step", 2, last=interrupt(INT, TERM)), 143, STATE),
@@ -184,8 +195,9 @@ SIGNALS: dict[str, tuple[str, Moment, int, str]] = {  # with the exit status, an
     "in_the_features": ("pretrain_moco", at(contrastive, "pair", 3, last=interrupt(INT)), 130, MOCO_STATE),
     "in_the_selection": ("selection", at(os, "replace", 1, last=interrupt(TERM)), 143, NOTHING)}
 CHOSEN = [(name, moment) for name in MOMENTS for moment in MOMENTS[name]]
-ORDINARY = [*(("repair", moment) for moment in ("inside_a_state", "before_a_state", "at_the_end_of_an_epoch", "inside_the_row",
-                                                "after_the_row", "twice_in_an_epoch", "in_the_baseline")),
+ORDINARY = [*(("repair", moment) for moment in ("inside_a_state", "inside_an_interim_result", "before_interim_results_go",
+                                                "before_a_state", "at_the_end_of_an_epoch", "inside_the_row", "after_the_row",
+                                                "twice_in_an_epoch", "in_the_baseline")),
             ("train_classifier", "after_the_log"), ("pretrain_moco", "before_a_state"), ("selection", "inside_the_selection"),
             ("questions", "before_the_folder"), ("questions_again", "between_its_files")]
 
@@ -320,6 +332,18 @@ def killed_after(name: str, moments: int, ready: Path, undisturbed, folder: Path
 @pytest.mark.parametrize("name, moment", ORDINARY)
 def test_killed_at_a_chosen_moment_a_command_ends_as_if_it_had_not_been(name, moment, ready, undisturbed, tmp_path):
     killed_at(name, MOMENTS[name][moment], ready, undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("name, module", [("regions", scenario), ("unsmoothness", pool), ("unsmoothness", scenario)])
+def test_what_a_killed_selection_has_computed_is_not_computed_again(name, module, ready, undisturbed, tmp_path):
+    expected, _ = undisturbed("repair")
+    folder = begun("repair", ready, tmp_path / "killed")
+    assert end_of(start("repair", folder, at(passes, "ssl_step", 1))) == -signal.SIGKILL
+    (state,) = folder.rglob(STATE)  # of the supervised pass, without which the epochs begin anew
+    state.unlink()
+    calls = 1 if module is scenario else 3  # the pool is also measured after each of the two epochs
+    assert end_of(start("repair", folder, at(module, name, calls))) == 0, (folder / "out.txt").read_text()
+    assert left(folder).keys() == expected.keys()
 
 
 @pytest.mark.long

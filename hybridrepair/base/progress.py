@@ -1,7 +1,31 @@
-"""Progress of what takes more than a second."""
+"""Progress of what takes more than a second: a bar on a terminal, elsewhere a line now and then."""
+import sys
+import time
+from collections.abc import Iterator
+
 from tqdm import tqdm
+
+SECONDS, SHARE = 60, 0.1  # between lines, at least: of time, and of the steps
 
 
 def progress(steps, title: str):
-    """A tqdm bar over a sized iterable, drawn only once it has run for a second, and only on a terminal."""
-    return tqdm(steps, desc=title, delay=1, leave=False, disable=None)
+    """The steps of a sized iterable, with a tqdm bar on stderr after a second; where that is no terminal, with lines."""
+    bar = tqdm(steps, desc=title, delay=1, leave=False, disable=None)
+    return lines(steps, title) if bar.disable else bar
+
+
+def lines(steps, title: str) -> Iterator:
+    """The steps of a sized iterable; where they take minutes, a line on stderr tells now and then how far they are."""
+    start = written = time.perf_counter()
+    told = 0.0
+    for done, step in enumerate(steps, 1):
+        yield step
+        now, share = time.perf_counter(), done / len(steps)
+        if now - written >= SECONDS and told + SHARE <= share < 1:
+            print(f"{title}: {100 * share:.0f} % after {clock(now - start)}", file=sys.stderr, flush=True)
+            written, told = now, share
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return "{}:{:02}".format(*divmod(int(seconds), 60))

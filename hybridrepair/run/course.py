@@ -15,7 +15,7 @@ from hybridrepair.run import output
 from hybridrepair.run.models import recipe_of
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.run.settings import annotates, semi_supervised
-from hybridrepair.run.teacher import teacher_of
+from hybridrepair.run.teacher import Teacher, teacher_of
 from hybridrepair.selection.solutions import SOLUTIONS, Selection
 from hybridrepair.selection.uncertainty import Unsmoothness, normalised
 from hybridrepair.training.finetune import Recipe, finetune, remedy_of
@@ -151,7 +151,7 @@ class Taught(Course):
 
     def prepare(self, selection: Selection) -> None:
         if semi_supervised(self.task.args):
-            teacher = teacher_of(self.task, self.labels, self.new)
+            teacher = self.task.interim.of("teacher", Teacher, lambda: teacher_of(self.task, self.labels, self.new))
             self.targets = teacher.targets.to(self.task.device)
             right = output.right(self.task.pool, teacher.targets.argmax(1).numpy(), self.labels == UNKNOWN)
             self.start |= {"teacher_weight_model": teacher.model, "teacher_weight_features": teacher.features, "teacher_acc": right}

@@ -15,7 +15,7 @@ import torch
 
 from hybridrepair.annotation import spreadsheet
 from hybridrepair.annotation.spreadsheet import protected
-from hybridrepair.base import processes, provenance
+from hybridrepair.base import processes, provenance, states
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.rows import write_rows
 from hybridrepair.base.text import text_of
@@ -52,6 +52,7 @@ class Run:
         self.results = self.save_path / table.NAME
         self.folder = self.save_path / table.name_of(self.identity)
         self.state = self.folder / "repair.partial.t7"  # of a run that is not finished
+        self.interim = self.folder / "selection.partial.t7"  # what such a run has computed before it trains
         self.model = self.folder / f"{scenario.checkpoint_path.stem}_repaired{scenario.checkpoint_path.suffix}"
 
     def find(self) -> table.Row | None:
@@ -71,6 +72,11 @@ class Run:
         """See to it that results.csv has the row of this run; where that fails, a line says so, since the folder has it."""
         with spared(str(self.results), f"python tables.py --rebuild {shlex.quote(str(self.save_path))} makes it"):
             processes.led(lambda: table.enter(self.results))
+
+    def clean(self) -> None:
+        """Remove what is kept of a run until it is finished, its last state first."""
+        states.remove(self.state)
+        states.remove(self.interim)
 
     def cut_off(self) -> bool:
         """Whether a run that has its row ended before it left all else: its last state is still there."""

@@ -11,6 +11,7 @@ from hybridrepair.annotation.manifest import listed, manifest_of
 from hybridrepair.base import checkpoint, formats, interruption, provenance, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
+from hybridrepair.base.interim import Interim
 from hybridrepair.base.processes import led
 from hybridrepair.images.arrays import save
 from hybridrepair.report import evidence, page, plots
@@ -35,14 +36,15 @@ class Outcome:
 
 def repair(task: Scenario, results: output.Run) -> None:
     """Repair the model of a scenario, printing as it goes, and leave what `results` names."""
-    interruption.goes_on_from(*states.states_of(results.state))
+    interruption.goes_on_from(*states.states_of(results.state), results.interim)
+    task.interim = Interim(results.interim, results.identity)
     tracked = Tracking(task.args.report_to, results.folder, results.identity | vars(task.args))
     outcome = perform(task, lambda data: states.Kept(results.state, results.identity | {"data": data}, task.args.save_every,
                                                          task.args.force), tracked.log)
     led(lambda: write(task, results, outcome))
     led(lambda: write_rest(task, results, outcome))
     tracked.finish(outcome.row)
-    states.remove(results.state)
+    results.clean()
     print_end(task, results, outcome)
 
 
@@ -60,6 +62,7 @@ def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
         selection = answerable(task) if args.allow_missing else task.selection
         answers = task.oracle.annotate(selection.annotated)
         course = course_of(task, selection, answers)
+    task.seconds["select"] += task.interim.seconds
     with task.stage("load"):
         before = task.predictions_of(models.tuned)
         acc_before = task.score(before)

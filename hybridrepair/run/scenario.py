@@ -15,6 +15,7 @@ from hybridrepair.base import checkpoint, formats
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.finiteness import blamed
+from hybridrepair.base.interim import Interim
 from hybridrepair.base.processes import led, told
 from hybridrepair.images import data
 from hybridrepair.images.arrays import UNKNOWN, taken
@@ -53,13 +54,15 @@ def cut_once(embedding: torch.Tensor, **how) -> Regions:
 class Scenario:
     """What a repair starts from; see the properties. `seconds` holds the wall-clock seconds of each named stage.
 
-    Computed when first asked for, so that a solution costs what it needs and no more. UserError for input that cannot be used.
+    Computed when first asked for, so that a solution costs what it needs and no more; what takes longest is among the `interim`
+    results, of which whoever wants them kept says where. UserError for input that cannot be used.
     """
 
     def __init__(self, args, dataset: data.Dataset | None = None):
         """The dataset is read as the flags say, unless it is given."""
         self.args = args
         self.seconds: dict[str, float] = {}
+        self.interim = Interim()
         args.solution = PUBLISHED_NAMES.get(args.solution, args.solution)
         if not (args.sel_l_data or args.sel_u_data):
             args.sel_l_data = args.sel_u_data = True
@@ -231,7 +234,7 @@ class Scenario:
         cut = partial(cut_once, budget=self.budget, cluster=args.cluster, size=args.avg_clustersize, eps=args.eps,
                       min_samples=args.min_samples, cell_size=args.cell_size)
         return Pool(self.dataset, self.models.raw, self.normalise, self.device, self.seed, self.batch_size, self.extractor, cut,
-                    self.source)
+                    self.source, self.interim)
 
     # --- models and what they make of the judged part and of T2
 
@@ -263,6 +266,9 @@ class Scenario:
     @cached_property
     def tau_estimates(self) -> Tau:
         """Estimates of the smoothness threshold, by the model under repair as its checkpoint has it; None where images lack for one."""
+        return self.interim.of("tau", Tau, self._estimate_tau)
+
+    def _estimate_tau(self) -> Tau:
         if not len(self.t2.labels):
             return Tau(None, None)
         with blamed(f"{self.source}: ", REMEDY):

@@ -1,6 +1,6 @@
 """The pool: the unlabelled field images, and the evidence on them that selection reads."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base.finiteness import blamed
+from hybridrepair.base.interim import Interim
 from hybridrepair.images.arrays import taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
@@ -25,7 +26,7 @@ class Pool:
     """The pool of a dataset and what `model` makes of it, computed when first asked for: a strategies.Evidence.
 
     `cut` makes regions of the embedding. Latents are features by the `extractor`, or without one by the model, which is from `source`.
-    UserError where what the model makes of them is not finite.
+    What takes longest is among the `interim` results. UserError where what the model makes of them is not finite.
     """
     dataset: Dataset
     model: nn.Module
@@ -36,6 +37,7 @@ class Pool:
     extractor: Extractor | None
     cut: Callable[[Tensor], Regions]
     source: str = "the model"
+    interim: Interim = field(default_factory=Interim)
 
     @property
     def pool_index(self) -> np.ndarray:
@@ -78,7 +80,7 @@ class Pool:
     @cached_property
     def uncertainty(self) -> Unsmoothness:
         with blamed(f"{self.source}: ", REMEDY):
-            return self.uncertainty_of(self.model)
+            return self.interim.of("uncertainty", Unsmoothness, lambda: self.uncertainty_of(self.model), self.device)
 
     @property
     def looked_at_views(self) -> bool:
@@ -117,4 +119,4 @@ class Pool:
 
     @cached_property
     def regions(self) -> Regions:
-        return self.cut(self.embedding)
+        return self.interim.of("regions", Regions, lambda: self.cut(self.embedding), self.device)
