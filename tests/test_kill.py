@@ -106,7 +106,7 @@ def at(module: Any, name: str, call: int, fits: Callable[..., bool] = lambda *ar
             if here and not after:
                 last(*args, **more)
             made = genuine(*args, **more)
-            if here:
+            if here and after:
                 last(*args, **more)
             return made
 
@@ -122,12 +122,17 @@ def interrupt(*numbers: int) -> Callable[..., None]:
     return send
 
 
+def of(name: str) -> Callable[[Path], bool]:
+    """Whether a path is what a file of that name is written to before it gets it."""
+    return lambda path: is_temporary(path.name) and path.name.startswith(f".{name[:24]}.")
+
+
 def inside(name: str, n: int = 1) -> Moment:
     """While a file of that name is written for the n-th time: half of it is there."""
     def tear(path: Path) -> None:
         os.truncate(path, path.stat().st_size // 2)
         die()
-    return at(files, "sync", n, lambda path: is_temporary(path.name) and path.name.startswith(f".{name[:24]}."), tear)
+    return at(files, "sync", n, of(name), tear)
 
 
 def before(name: str, n: int = 1) -> Moment:
@@ -144,11 +149,6 @@ STATE, INTERIM = "repair.partial.t7", "selection.partial.t7"
 MODEL_STATE, MOCO_STATE = "tiny_build_1_b.partial.t7", "checkpoint.partial.pth.tar"
 
 
-def is_interim(*paths: Path, **more) -> bool:
-    """Whether the last of the paths is the file of a repair's interim results."""
-    return Path(paths[-1]).name == INTERIM
-
-
 MOMENTS: dict[str, dict[str, list[Moment]]] = {
     "repair": {
         "inside_a_state": [inside(STATE, 3)], "before_a_state": [before(STATE, 2)], "between_two_states": [after(f"{STATE}.before", 2)],
@@ -157,7 +157,7 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
             "tiny_build_1_b_repaired.t7")], "twice_in_an_epoch": [at(passes, "ssl_step", 2), at(passes, "ssl_step", 1)],
         "in_the_baseline": [at(passes, "smoothed_loss", 2)], "in_the_supervised_pass": [at(passes, "smoothed_loss", 4)],
         "before_the_report": [before("report.html")], "after_an_interim_result": [after(INTERIM)],
-        "inside_an_interim_result": [inside(INTERIM, 2)], "before_interim_results_go": [at(Path, "unlink", 1, is_interim)],
+        "inside_an_interim_result": [inside(INTERIM, 2)], "before_interim_results_go": [at(Path, "unlink", 1, lambda path, **more: path.name == INTERIM)],
         "twice_in_the_selection": [after(INTERIM), after(INTERIM)]},
     "train_classifier": {
         "at_the_end_of_an_epoch": [after(MODEL_STATE)], "inside_a_state": [inside(MODEL_STATE, 2)],
@@ -185,6 +185,7 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
 INT, TERM, NOTHING = signal.SIGINT, signal.SIGTERM, "there was nothing to be saved, give the same command again"
 SIGNALS: dict[str, tuple[str, Moment, int, str]] = {  # with the exit status, and the file that is said to be gone on from
     "before_anything_is_kept": ("repair", at(scenario, "regions", 1, last=interrupt(INT)), 130, NOTHING),
+    "in_the_write_of_an_interim_result": ("repair", at(files, "sync", 1, of(INTERIM), interrupt(INT)), 130, INTERIM),
     "before_a_state": ("repair", at(pool, "unsmoothness", 1, last=interrupt(TERM)), 143, INTERIM),
     "in_the_baseline": ("repair", at(passes, "smoothed_loss", 2, last=interrupt(TERM)), 143, ".partial.t7"),
     "in_an_ssl_step": ("repair", at(passes, "ssl_step", 3, last=interrupt(INT)), 130, STATE),

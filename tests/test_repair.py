@@ -815,6 +815,26 @@ def test_a_second_round_of_hybrid_plus_knows_the_answers_of_the_first_alone(fiel
     assert not chosen[0] & chosen[1]
 
 
+def test_a_later_round_that_was_interrupted_in_its_training_computes_no_regions_and_no_soft_labels_again(field, monkeypatch, capsys):
+    run("--p_budget", "2")
+    flags = ["--solution", "hybrid+", "--p_budget", "2", "--labelled", str(folder_of(rows()[0]) / "selected.csv")]
+    run(*flags, "--save_path", "whole")
+
+    def stop(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(hybridrepair.run.course, "finetune", stop)
+        run(*flags, "--save_path", "cut")
+    monkeypatch.setattr(hybridrepair.run.scenario, "regions", stop)
+    monkeypatch.setattr(hybridrepair.run.course, "teacher_of", stop)
+    capsys.readouterr()
+    run(*flags, "--save_path", "cut")
+    assert "going on with what cut/0_hybrid+_2_10_" in capsys.readouterr().out and not list(Path("cut").rglob("*.partial.t7"))
+    whole, cut = ({name: value for name, value in rows(place)[0].items() if "seconds" not in name} for place in ("whole", "cut"))
+    assert whole == cut and whole["n_known"] != "0"
+
+
 def test_selection_does_not_overwrite_answers(field, capsys):
     run("--solution", "gini", entry=selection)
     (path,) = Path("save/small_MobileNet").glob("selection_*/selected.csv")

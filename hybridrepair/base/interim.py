@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint, processes, seals, states
+from hybridrepair.base import checkpoint, interruption, processes, seals, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
 
@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 class Interim:
     """Results of a command with these settings by their names, each written to `path` once it is computed; without a path to none.
 
-    `seconds` is what those took that were found there. A file that is damaged, or of other settings, counts as none. Of several
-    processes the first reads it, for all, and writes it.
+    `seconds` is what those took that were found there. A file of other settings counts as none, and so does a damaged one, which a
+    line names. Of several processes the first reads it, for all, and writes it.
     """
 
     def __init__(self, path: Path | None = None, settings: Mapping | None = None):
@@ -27,14 +27,15 @@ class Interim:
         self.seconds = 0.0
         self._results: dict[str, dict[str, Any]] = processes.led(self._found)
         if self._results:
-            print(f"going on with what {path} has: {', '.join(self._results)}", flush=True)
+            print(f"going on with what {path} has", flush=True)
 
     def _found(self) -> dict[str, dict[str, Any]]:
         if self.path is None or not self.path.exists():
             return {}
         try:
             content = states.read_state(self.path)
-        except UserError:
+        except UserError as error:
+            print(f"{error}; begun anew", flush=True)
             return {}
         return content["results"] if checkpoint.equal(content.get("settings"), self.settings) else {}
 
@@ -47,13 +48,18 @@ class Interim:
         start = time.perf_counter()
         made = compute()
         if self.path is not None:
-            parts = tuple(part.cpu() if isinstance(part, Tensor) else part for part in made)
-            self._results[name] = {"parts": parts, "seconds": time.perf_counter() - start}
-            self._write()
+            with interruption.deferred():
+                self._keep(self.path, name, made, time.perf_counter() - start)
         return made
 
-    def _write(self) -> None:
-        if processes.first() and self.path is not None:
-            with atomic(self.path) as temporary:
+    def _keep(self, path: Path, name: str, made: tuple, seconds: float) -> None:
+        if processes.first():
+            parts = tuple(part.cpu() if isinstance(part, Tensor) else part for part in made)
+            self._results[name] = {"parts": parts, "seconds": seconds}
+            with atomic(path) as temporary:
                 checkpoint.write(temporary, {"settings": self.settings, "results": self._results})
                 seals.seal(temporary)
+
+    def close(self) -> None:
+        """No more is to be kept: the memory is given back, and the file stays."""
+        self.path, self._results = None, {}

@@ -10,19 +10,18 @@ SECONDS, SHARE = 60, 0.1  # between lines, at least: of time, and of the steps
 
 def progress(steps, title: str):
     """The steps of a sized iterable, with a tqdm bar on stderr after a second; where that is no terminal, with lines."""
-    bar = tqdm(steps, desc=title, delay=1, leave=False, disable=None)
-    return lines(steps, title) if bar.disable else bar
+    return tqdm(steps, desc=title, delay=1, leave=False) if sys.stderr.isatty() else lines(steps, title)
 
 
 def lines(steps, title: str) -> Iterator:
-    """The steps of a sized iterable; where they take minutes, a line on stderr tells now and then how far they are."""
+    """The steps of a sized iterable; where they take minutes, a line tells now and then how far they are."""
     start = written = time.perf_counter()
     told = 0.0
     for done, step in enumerate(steps, 1):
         yield step
         now, share = time.perf_counter(), done / len(steps)
         if now - written >= SECONDS and told + SHARE <= share < 1:
-            print(f"{title}: {100 * share:.0f} % after {clock(now - start)}", file=sys.stderr, flush=True)
+            print(f"{title}: {100 * share:.0f} % after {clock(now - start)}", flush=True)
             written, told = now, share
 
 

@@ -26,7 +26,7 @@ def read_state(path: Path) -> dict:
 
 def remove(path: Path) -> None:
     """Remove the states of a training: what they were for is finished."""
-    for each in states_of(path) if processes.first() else ():
+    for each in filter(Path.exists, states_of(path) if processes.first() else ()):
         each.unlink(missing_ok=True)
 
 

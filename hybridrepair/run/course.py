@@ -151,7 +151,8 @@ class Taught(Course):
 
     def prepare(self, selection: Selection) -> None:
         if semi_supervised(self.task.args):
-            teacher = self.task.interim.of("teacher", Teacher, lambda: teacher_of(self.task, self.labels, self.new))
+            of_labels = f"teacher by {checkpoint.digest(self.labels, self.new)}"
+            teacher = self.task.interim.of(of_labels, Teacher, lambda: teacher_of(self.task, self.labels, self.new))
             self.targets = teacher.targets.to(self.task.device)
             right = output.right(self.task.pool, teacher.targets.argmax(1).numpy(), self.labels == UNKNOWN)
             self.start |= {"teacher_weight_model": teacher.model, "teacher_weight_features": teacher.features, "teacher_acc": right}

@@ -74,15 +74,19 @@ class Run:
             processes.led(lambda: table.enter(self.results))
 
     def clean(self) -> None:
-        """Remove what is kept of a run until it is finished, its last state first."""
+        """Remove what was kept of this run until it was finished, its last state first; not what it keeps where it is done again."""
         states.remove(self.state)
-        states.remove(self.interim)
+        if processes.led(lambda: self._is_older(self.interim)):
+            states.remove(self.interim)
 
     def cut_off(self) -> bool:
         """Whether a run that has its row ended before it left all else: its last state is still there."""
+        return processes.led(lambda: self._is_older(self.state))
+
+    def _is_older(self, path: Path) -> bool:
+        """Whether a file is there, and was before the record of the finished run."""
         record = self.folder / RECORD
-        return processes.led(lambda: self.state.exists() and record.exists()
-                             and self.state.stat().st_mtime_ns <= record.stat().st_mtime_ns)
+        return path.exists() and record.exists() and path.stat().st_mtime_ns <= record.stat().st_mtime_ns
 
 
 @contextmanager

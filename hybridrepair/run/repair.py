@@ -63,6 +63,7 @@ def perform(task: Scenario, state_of: Callable[[str], states.Kept | None],
         answers = task.oracle.annotate(selection.annotated)
         course = course_of(task, selection, answers)
     task.seconds["select"] += task.interim.seconds
+    task.interim.close()
     with task.stage("load"):
         before = task.predictions_of(models.tuned)
         acc_before = task.score(before)

@@ -44,7 +44,7 @@ class Candidates:
 
     @cached_property
     def regions(self) -> Regions:
-        return self.pool.cut(self.embedding)
+        return self.pool.regions_in(lambda: self.embedding)
 
 
 def select_among(pool: Pool, solution: str, budget: int, known: np.ndarray) -> Selection:

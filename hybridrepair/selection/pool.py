@@ -119,4 +119,8 @@ class Pool:
 
     @cached_property
     def regions(self) -> Regions:
-        return self.interim.of("regions", Regions, lambda: self.cut(self.embedding), self.device)
+        return self.regions_in(lambda: self.embedding)
+
+    def regions_in(self, embedding: Callable[[], Tensor]) -> Regions:
+        """The regions of an embedding, which is that of this pool or of all of it that can be chosen: one of both in a run."""
+        return self.interim.of("regions", Regions, lambda: self.cut(embedding()), self.device)

@@ -36,7 +36,7 @@ def path(tmp_path) -> Path:
 
 def test_results_are_found_again_with_the_seconds_that_they_took(path, capsys):
     again = Interim(path, SETTINGS)
-    assert capsys.readouterr().out == f"going on with what {path} has: result 1, result 2\n"
+    assert capsys.readouterr().out == f"going on with what {path} has\n"
     for number in (2, 1):
         found = again.of(f"result {number}", Result, unasked)
         assert type(found) is Result and found.values.equal(result(number).values) and found.number == result(number).number
@@ -51,12 +51,24 @@ def test_a_damaged_file_counts_as_none(path, size, capsys):
     whole = path.read_bytes()
     path.write_bytes(whole[:int(size * len(whole)) if size == 0.5 else size])
     anew = Interim(path, SETTINGS)
-    assert anew.of("result 1", Result, lambda: result(7)).values.equal(result(7).values) and capsys.readouterr().out == ""
+    assert anew.of("result 1", Result, lambda: result(7)).values.equal(result(7).values)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path} cannot be read: it is damaged") and line.endswith("; begun anew")
     assert Interim(path, SETTINGS).of("result 1", Result, unasked).values.equal(result(7).values)
 
 
 def test_a_file_of_other_settings_counts_as_none(path):
     assert Interim(path, SETTINGS | {"seed": "11"}).of("result 1", Result, lambda: result(7)).values.equal(result(7).values)
+
+
+def test_when_closed_it_keeps_no_more_and_the_file_stays(path):
+    kept = Interim(path, SETTINGS)
+    kept.close()
+    for name in ("result 1", "result 3"):
+        assert kept.of(name, Result, lambda: result(7)).values.equal(result(7).values)
+    again = Interim(path, SETTINGS)
+    assert again.of("result 1", Result, unasked).values.equal(result(1).values)
+    assert again.of("result 3", Result, lambda: result(8)).values.equal(result(8).values)
 
 
 def test_without_a_path_nothing_is_kept(tmp_path):

@@ -16,8 +16,8 @@ def told(monkeypatch, capsys):
             assert step == number
             now[0] += seconds
         out, err = capsys.readouterr()
-        assert out == ""
-        return err.splitlines()
+        assert err == ""
+        return out.splitlines()
     return of
 
 

@@ -138,6 +138,18 @@ def test_a_run_is_cut_off_where_its_last_state_is_there_still_and_not_where_it_i
     assert not run.cut_off()
 
 
+def test_what_a_run_has_kept_goes_once_it_is_finished_but_not_what_it_keeps_where_it_is_done_again(tmp_path):
+    run = finish({"acc_after": 80.0}, tmp_path)
+    run.interim.touch()
+    record = (run.folder / "run.json").stat().st_mtime_ns
+    os.utime(run.interim, ns=(0, record + 1))
+    run.clean()
+    assert run.interim.exists()
+    os.utime(run.interim, ns=(0, record))
+    run.clean()
+    assert not run.interim.exists()
+
+
 def test_numbers_that_differ_beyond_six_digits_make_other_runs(tmp_path):
     assert [table.exact(value) for value in (0.001, 1 / 3, True, None)] == ["0.001", "0.3333333333333333", "1", ""]
     assert run_of(p_budget=12.34567).identity != run_of(p_budget=12.345671).identity

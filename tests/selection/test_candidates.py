@@ -22,8 +22,8 @@ def pool(n: int = 60) -> SimpleNamespace:
     cut = partial(regions, budget=BUDGET, size=5)
     return SimpleNamespace(n=n, seed=3, device=torch.device("cpu"), probs=torch.from_numpy(rng.normal(size=(n, 6))).softmax(1),
                            features=torch.from_numpy(rng.normal(size=(n, 16))).float(), latents=embedding + 0.1, embedding=embedding,
-                           variance=torch.from_numpy(rng.random(n)), unsmoothness=torch.from_numpy(rng.random(n)), cut=cut,
-                           regions=cut(embedding))
+                           variance=torch.from_numpy(rng.random(n)), unsmoothness=torch.from_numpy(rng.random(n)),
+                           regions=cut(embedding), regions_in=lambda points: cut(points()))
 
 
 def known_of(*labelled: int, n: int = 60) -> np.ndarray:
