@@ -157,7 +157,8 @@ MOMENTS: dict[str, dict[str, list[Moment]]] = {
             "tiny_build_1_b_repaired.t7")], "twice_in_an_epoch": [at(passes, "ssl_step", 2), at(passes, "ssl_step", 1)],
         "in_the_baseline": [at(passes, "smoothed_loss", 2)], "in_the_supervised_pass": [at(passes, "smoothed_loss", 4)],
         "before_the_report": [before("report.html")], "after_an_interim_result": [after(INTERIM)],
-        "inside_an_interim_result": [inside(INTERIM, 2)], "before_interim_results_go": [at(Path, "unlink", 1, lambda path, **more: path.name == INTERIM)],
+        "inside_an_interim_result": [inside(INTERIM, 2)],
+        "before_interim_results_go": [at(Path, "unlink", 1, lambda path, **more: path.name == INTERIM)],
         "twice_in_the_selection": [after(INTERIM), after(INTERIM)]},
     "train_classifier": {
         "at_the_end_of_an_epoch": [after(MODEL_STATE)], "inside_a_state": [inside(MODEL_STATE, 2)],
