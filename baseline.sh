@@ -7,9 +7,9 @@ cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}            # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
 DATA_ROOT=${DATA_ROOT:-dataset}        # folder of all datasets
-FE=${FE:-model2test}                   # features of coreset and typiclust: model2test, mocov3 or a path
+FE=${FE:-model2test}                   # features of coreset and typiclust: model2test, mocov3, a path, timm:NAME or FILE.py:FUNCTION
 CLUSTER=${CLUSTER:-hybrid}             # clustering that makes regions: hybrid dbscan hdbscan kmeans
-MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2
+MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2, torchvision:NAME, timm:NAME or FILE.py:FUNCTION
 MODEL_NO=${MODEL_NO:-}                 # 0 1 2: Model A, B, C; empty: 0 (digits: 2)
 SOLUTION=${SOLUTION:-mcp}              # random gini entropy margin mcp coreset badge typiclust
                                        # SSLRandom SSLConsistency SSLConsistency-Imp, and hybrid

@@ -4,10 +4,11 @@ set -euf  # f: a * in a list is no pattern of files
 
 [ -n "$FE" ] || [ "$DATASET" = digits ] || FE=mocov3
 
-given=  # whether the flags that are passed on name the model under repair
+given= checked=  # whether the flags that are passed on name the model under repair; whether they ask for a check alone
 for flag; do
     case ${flag%%=*} in
         --model2test_path) given=1 ;;
+        --check) checked=1 ;;
         --dataset) fail "give the variable DATASET in place of the flag ${flag%%=*}" ;;
         --data_path) fail "give the variable DATA_ROOT in place of the flag ${flag%%=*}" ;;
         --model2test_arch) fail "give the variable MODEL in place of the flag ${flag%%=*}" ;;
@@ -36,35 +37,66 @@ tau() { # flags for a value of tao
     esac
 }
 
-[ -z "$FE" ] || set -- --fe "$FE" "$@"
-for model in $MODEL; do for number in ${MODEL_NO:-default}; do
-if [ -z "$given" ] && [ "$CELL" != list ]; then
-    # what a training of hours would be in vain for is told before it
-    [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || for solution in $SOLUTION; do for budget in ${p_budget:-default}; do
-        # shellcheck disable=SC2046  # a flag and its value
-        "$PYTHON" repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
-            $(flag --p_budget "$budget") "$@" --check
+each_cell() { # a command and its flags: called for each combination of the lists, with that in variables
+    for model in $MODEL; do for number in ${MODEL_NO:-default}; do
+    for solution in $SOLUTION; do for budget in ${p_budget:-default}; do for seed in $RANDOM_SEED; do
+    for size in $avg_clustersize; do for samples in $min_samples; do for distance in $eps; do
+    for trust in $exp; do for threshold in $tao; do for weight in $lam; do
+    for rate in ${lr:-default}; do for decay in $weight_decay; do for n_epochs in ${epochs:-default}; do
+        "$@"
+    done; done; done
+    done; done; done
+    done; done; done
+    done; done; done
     done; done
-    env -u RANDOM_SEED -u PRETRAIN_FE DATASET="$DATASET" DATA_ROOT="$DATA_ROOT" MODEL="$model" MODEL_NOS="$number" \
-        sh train.sh --if_missing
-fi
-for solution in $SOLUTION; do for budget in ${p_budget:-default}; do for seed in $RANDOM_SEED; do
-for size in $avg_clustersize; do for samples in $min_samples; do for distance in $eps; do
-for trust in $exp; do for threshold in $tao; do for weight in $lam; do
-for rate in ${lr:-default}; do for decay in $weight_decay; do for n_epochs in ${epochs:-default}; do
-    if [ "$CELL" = list ]; then
-        echo "MODEL=$model MODEL_NO=$number SOLUTION=$solution p_budget=$budget RANDOM_SEED=$seed avg_clustersize=$size" \
-            "min_samples=$samples eps=$distance exp=$trust tao=$threshold lam=$weight lr=$rate weight_decay=$decay epochs=$n_epochs"
-        continue
-    fi
+}
+
+settings() {
+    echo "MODEL=$model MODEL_NO=$number SOLUTION=$solution p_budget=$budget RANDOM_SEED=$seed avg_clustersize=$size" \
+        "min_samples=$samples eps=$distance exp=$trust tao=$threshold lam=$weight lr=$rate weight_decay=$decay epochs=$n_epochs"
+}
+
+repair() { # flags
     # shellcheck disable=SC2046  # flags and their values
     launch repair.py --dataset "$DATASET" --data_path "$DATA_ROOT" --model2test_arch "$model" --solution "$solution" \
         --manualSeed "$seed" --sel_l_data --sel_u_data --u_weight --cluster "$CLUSTER" --avg_clustersize "$size" \
         --min_samples "$samples" --eps "$distance" --exp "$trust" $(tau "$threshold") --lam_ul "$weight" \
         --retrain_weightdecay "$decay" $(flag --model_number "$number") $(flag --p_budget "$budget") \
         $(flag --retrain_lr "$rate") $(flag --retrain_epoch "$n_epochs") "$@"
-done; done; done
-done; done; done
-done; done; done
-done; done; done
-done; done
+}
+
+seen=
+check() { # flags; of cells without a value that is new nothing is to be learnt
+    new=
+    for setting in $(settings); do
+        case " $seen " in *" $setting "*) ;; *) seen="$seen $setting" new=1 ;; esac
+    done
+    [ -z "$new" ] || PROCESSES=1 repair "$@"
+}
+
+last=
+train_and_repair() { # flags
+    if [ -z "$given" ] && [ "$last" != "$model $number" ]; then
+        env -u RANDOM_SEED -u PRETRAIN_FE DATASET="$DATASET" DATA_ROOT="$DATA_ROOT" MODEL="$model" MODEL_NOS="$number" \
+            sh train.sh --if_missing
+        last="$model $number"
+    fi
+    repair "$@"
+}
+
+missing=
+is_missing() {
+    [ -n "$given" ] || [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || missing=1
+}
+
+[ -z "$FE" ] || set -- --fe "$FE" "$@"
+if [ "$CELL" = list ]; then
+    each_cell settings
+elif [ -n "$checked" ]; then
+    each_cell check "$@"
+else
+    each_cell is_missing
+    # what a training of hours would be in vain for is told before it
+    [ -z "$missing" ] || each_cell check "$@" --check >/dev/null
+    each_cell train_and_repair "$@"
+fi

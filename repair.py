@@ -27,6 +27,7 @@ def main(args) -> None:
     if annotates(args):
         task.oracle.expect_labels()
     if args.check:
+        print(task.checked)
         return
     results = output.Run(task)
     with locked(results.folder, wait=False) as ours:

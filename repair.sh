@@ -7,9 +7,9 @@ cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}            # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
 DATA_ROOT=${DATA_ROOT:-dataset}        # folder of all datasets
-FE=${FE:-}                             # features of regions: mocov3, model2test or a path; empty: mocov3 (digits: model2test)
+FE=${FE:-}                             # features of regions: mocov3, model2test, a path, timm:NAME or FILE.py:FUNCTION; empty: mocov3 (digits: model2test)
 CLUSTER=${CLUSTER:-hybrid}             # clustering that makes regions: hybrid dbscan hdbscan kmeans
-MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2
+MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2, torchvision:NAME, timm:NAME or FILE.py:FUNCTION
 MODEL_NO=${MODEL_NO:-}                 # 0 1 2: Model A, B, C; empty: 0 (digits: 2)
 SOLUTION=${SOLUTION:-hybrid}           # hybrid, hybrid+ (ours), and those of baseline.sh
 p_budget=${p_budget:-}                 # percent of the pool that is annotated; empty: 1 (digits: 5)

@@ -46,6 +46,7 @@ def main(args) -> None:
     if SOLUTIONS[args.solution].by_region and not args.sel_l_data:
         raise UserError("with --sel_u_data alone nothing is annotated, so there is nothing to select; add --sel_l_data")
     if args.check:
+        print(task.checked)
         return
     if args.out:
         led(lambda: questions.refuse_to_replace(args.out, args.force))

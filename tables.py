@@ -10,7 +10,7 @@
 
 A cell is the mean over seeds, their standard deviation (n - 1), the gain over the accuracy before repair, and n.
 Nothing but seeds is averaged: a solution has a row for each of its settings, and the budgets make columns if there are
-several, else the model numbers, else the models, else the datasets; all else that differs makes blocks of rows.
+several, else the weights of the models under repair, else the model numbers, the models or the datasets; all else makes blocks of rows.
 """
 from pathlib import Path
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Repeats the README's first command: models under repair of several training seeds, each repaired with several seeds.
-#   sh results/digits.sh                                  5 x 3 runs, in results/digits/, of which those that are done are skipped
+#   sh results/digits.sh                                  5 x 3 runs, of which those that save/ has are skipped
 #   NAME=bfloat16 TRAIN_SEEDS=10 sh results/digits.sh --precision bfloat16
-# Flags are passed on to the trainings and the repairs.
+# Their rows go to results/digits/<NAME>.csv, beside those that are there. Flags are passed on to the trainings and the repairs.
 cd "$(dirname "$0")/.." || exit
 set -eu
 . ./setup.sh
@@ -19,5 +19,4 @@ for train in $TRAIN_SEEDS; do
             --sel_l_data --sel_u_data --u_weight --auto_tao --save_path "save/digits_$NAME" "$@"
     done; done
 done
-mkdir -p results/digits
-cp "save/digits_$NAME/results.csv" "results/digits/$NAME.csv"
+"$PYTHON" results/rows.py "results/digits/$NAME.csv" "save/digits_$NAME/results.csv"

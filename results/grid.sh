@@ -2,7 +2,7 @@
 # Runs the cells of the table of results on a CPU, those that tell most first, and goes on where it was stopped.
 #   sh results/grid.sh                                  until all cells are done: days
 #   MINUTES=120 MODEL=resnet18 epoch=100 sh results/grid.sh --precision bfloat16
-# The rows of what is done are copied to results/<dataset>/<NAME>.csv after each cell. Flags are passed on to the trainings and the repairs.
+# After each cell the rows go to results/<dataset>/<NAME>.csv, beside those that are there. Flags are passed on to the trainings and the repairs.
 cd "$(dirname "$0")/.." || exit
 set -eu
 REQUIREMENTS="requirements.txt extras/models.txt"
@@ -11,7 +11,7 @@ MINUTES=${MINUTES:-1000000}                              # after which no cell g
 PARTS=${PARTS:-cifar10:0 cifar10:1 gtsrb:0 gtsrb:1}      # datasets and Models
 MODEL=${MODEL:-MobileNet}                                # of all cells
 FE=${FE:-examples/efficientnet_lite0.py:build}           # features of regions
-NAME=${NAME:-$MODEL}                                     # of the copies of the rows
+NAME=${NAME:-$MODEL}                                     # of the tables of the rows
 export MODEL epoch="${epoch:-}"                          # epochs of the models under repair; empty: as published
 unset RANDOM_SEED PRETRAIN_FE
 case $MINUTES in *[!0-9]* | 0?*) fail "MINUTES is $MINUTES; give whole minutes" ;; esac
@@ -54,11 +54,9 @@ cell() { # dataset:number, solution, seed; flags
     [ -z "$asked" ] || exit "$asked"
     [ "$status" != 124 ] || stop
     [ "$status" = 0 ] || exit "$status"
-    rows=save/${dataset}_$MODEL/results.csv copy=results/$dataset/$NAME.csv
+    rows=save/${dataset}_$MODEL/results.csv
     [ -f "$rows" ] || return 0  # none yet: another process is at the first
-    mkdir -p "results/$dataset"
-    cp "$rows" "$copy.$$"
-    mv "$copy.$$" "$copy"
+    "$PYTHON" results/rows.py "results/$dataset/$NAME.csv" "$rows"
 }
 
 for part in $PARTS; do

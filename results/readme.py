@@ -28,4 +28,6 @@ def printed(words: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(__doc__)
     README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # One round of annotation beside two of half the budget, and a repair without replay, for models of several training seeds on digits.
-#   sh results/rounds.sh                                  5 x 4 runs, in results/digits/rounds.csv, of which those that are done are skipped
-# Flags are passed on to the trainings and the repairs.
+#   sh results/rounds.sh                                  5 x 4 runs, of which those that save/ has are skipped
+# Their rows go to results/digits/rounds.csv, beside those that are there. Flags are passed on to the trainings and the repairs.
 cd "$(dirname "$0")/.." || exit
 set -eu
 . ./setup.sh
@@ -28,13 +28,4 @@ for train in $TRAIN_SEEDS; do
     [ -d "$first" ] || fail "$save/first_$train holds several runs; move those of other settings elsewhere"
     hybrid "$first/MobileNet_2_b_repaired.t7" "$save/second_$train" --p_budget "$HALF" --labelled "$first/selected.csv" "$@"
 done
-mkdir -p results/digits
-"$PYTHON" - $save results/digits/rounds.csv <<'END'
-import sys
-from pathlib import Path
-import pandas as pd
-from hybridrepair.base.files import atomic
-tables = {path.parent.name: pd.read_csv(path) for path in sorted(Path(sys.argv[1]).glob("*/results.csv"))}
-with atomic(Path(sys.argv[2])) as temporary:
-    pd.concat([table.assign(rounds=name) for name, table in tables.items()]).to_csv(temporary, index=False)
-END
+"$PYTHON" results/rows.py results/digits/rounds.csv --column rounds $save/*/results.csv

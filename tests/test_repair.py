@@ -400,6 +400,14 @@ def test_same_command_gives_the_same_selection_and_accuracies_and_another_batch_
     assert chosen[0] == chosen[1] != chosen[2] == chosen[3]
 
 
+def test_a_check_needs_no_model_and_says_what_it_has_checked(field, capsys):
+    shutil.rmtree("check_point")
+    run("--check")
+    assert capsys.readouterr().out == "checked, but for the model: hybrid on small, 10 of 200 images to annotate\n"
+    run("--check", entry=selection)
+    assert "checked, but for the model: hybrid on small" in capsys.readouterr().out and not Path("save").exists()
+
+
 def test_a_finished_run_is_skipped_and_force_does_it_again(field, capsys, monkeypatch):
     run("--solution", "mcp")
     first = capsys.readouterr().out.splitlines()[-1]

@@ -203,6 +203,42 @@ def test_the_table_of_results_checks_a_cell_before_it_trains_and_has_its_own_see
     assert (done.returncode, done.stderr) == (2, "error: MINUTES is 1.5; give whole minutes\n")
 
 
+@pytest.fixture
+def noted(tmp_path):
+    """A function that runs repair.sh with a Python that does nothing, and refuses a tau of foo; it gives that one's calls too."""
+    for file in ("repair.sh", "train.sh", "grid.sh", "setup.sh"):
+        shutil.copy(ROOT / file, tmp_path)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$*" >> calls\necho said\ncase "$*" in *--tao\\ foo*) exit 2 ;; esac\n')
+    python.chmod(0o755)
+
+    def call(*flags: str, **variables: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        (tmp_path / "calls").write_text("")
+        given = {"PYTHON": str(python), "DATASET": "small", "FE": "model2test", "MODEL_NO": "0 1", "p_budget": "1 5"}
+        done = subprocess.run(["sh", "repair.sh", *flags], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | given | variables)
+        return done, (tmp_path / "calls").read_text().splitlines()
+    return call
+
+
+def test_each_value_of_the_lists_is_checked_before_anything_is_trained(noted):
+    done, calls = noted(tao="0.1 foo")
+    assert done.returncode == 2 and all(call.startswith("repair.py") and call.endswith("--check") for call in calls)
+    assert len(calls) == 2 and "--tao foo" in calls[1] and done.stdout == ""
+    done, calls = noted(tao="0.1 0.2")
+    checks = [call for call in calls if call.endswith(" --check")]
+    assert done.returncode == 0 and calls[:4] == checks  # the first cell, and those with another tau, budget and model
+    assert [call.split()[0] for call in calls[4:]] == 2 * ["train_classifier.py", *4 * ["repair.py"]]
+    assert calls[4].split("--class_weight ")[1][0] == "0" and calls[9].split("--class_weight ")[1][0] == "1"
+    assert done.stdout == "said\n" * 10
+
+
+def test_a_check_that_is_asked_for_trains_and_repairs_nothing(noted):
+    done, calls = noted("--check", tao="0.1 0.2")
+    assert done.returncode == 0 and done.stdout == "said\n" * 4
+    assert len(calls) == 4 and all(call.startswith("repair.py") and call.endswith("--check") for call in calls)
+
+
 @pytest.mark.parametrize("tao, settings", [("0.2", "tao=0.2"), ("auto", "auto_tao=1"), ("avg", "avg_tao=1")])
 def test_tao_is_a_number_or_a_rule(clone, tao, settings):
     done = sh(clone, "repair.sh", tao=tao)

@@ -140,7 +140,7 @@ def repair_parser(doc: str) -> Parser:
 
     group = parser.add_argument_group("annotation")
     group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of "
-                       "repair: hybrid is HybridRepair as published; hybrid+ chooses as it does, and trains on what a teacher says")
+                       "repair: hybrid (also TTA) is HybridRepair as published; hybrid+ chooses as it does, and learns from a teacher")
     parser.add_of_dataset(group, "--p_budget", "p_budget", "percent of the pool that may be annotated in one round", type=float)
     group.add_argument("--labels", metavar="PATH", help="your annotators' answers, asked instead of the dataset's labels: a CSV "
                        "file, an export of Label Studio, or a folder of sorted images")

@@ -121,6 +121,12 @@ class Scenario:
         return f"{self.args.model2test_arch} {which} on {self.args.dataset}"
 
     @property
+    def checked(self) -> str:
+        """What --check has found to be right, for the terminal."""
+        pool = len(self.dataset.split["pool"])
+        return f"checked, but for the model: {self.args.solution} on {self.args.dataset}, {self.budget} of {pool} images to annotate"
+
+    @property
     def source(self) -> str:
         """Where the model under repair comes from, for messages."""
         return f"checkpoint {self.checkpoint_path}"
