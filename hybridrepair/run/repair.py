@@ -18,7 +18,8 @@ from hybridrepair.report import evidence, page, plots
 from hybridrepair.report.tracking import Tracking
 from hybridrepair.run import output
 from hybridrepair.run.course import Course, course_of
-from hybridrepair.run.scenario import BIASED, Scenario
+from hybridrepair.run.replay import BIASED
+from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.solutions import SOLUTIONS, Selection
 
 

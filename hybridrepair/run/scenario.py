@@ -1,7 +1,7 @@
 """A scenario: the model under repair, its train set, T2, the pool and its annotator, as the flags of a repair name them."""
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridrepair.annotation import manifest
 from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of
-from hybridrepair.base import checkpoint, formats
+from hybridrepair.base import checkpoint
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.finiteness import blamed
@@ -20,10 +20,10 @@ from hybridrepair.base.processes import led, told
 from hybridrepair.images import data
 from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise
-from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
 from hybridrepair.run.models import Models, checkpoint_path
+from hybridrepair.run.replay import replayed
 from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import Regions, regions
 from hybridrepair.selection.extractor import extractor_of
@@ -31,18 +31,6 @@ from hybridrepair.selection.pool import REMEDY, Pool
 from hybridrepair.selection.solutions import PUBLISHED_NAMES, SOLUTIONS, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
 from hybridrepair.training.passes import Labelled
-from mymodels.sources import is_foreign
-
-BIASED = "biased_dataset"  # folder of the indices of what each model was trained and validated on
-
-
-def biased_folder(args, model: Path) -> Path | None:
-    """The folder of the biased sets: beside the model under repair, or else where train.sh puts them; None where neither has them."""
-    number = str(args.model_number)
-    for folder in (model.parent / BIASED, checkpoint.place(args.dataset, "ckpt_bias", BIASED, number).parent):
-        if (folder / number / "train.npy").is_file():
-            return folder
-    return None
 
 
 def cut_once(embedding: torch.Tensor, **how) -> Regions:
@@ -180,34 +168,8 @@ class Scenario:
 
     @cached_property
     def replayable(self) -> np.ndarray:
-        """What the model under repair was trained on, indices int64 into the train part; none where nothing is to be replayed.
-
-        Where nothing tells, all of it for a network of others; for one of ours it is drawn as train.sh would, among the results, and a
-        line says so, and whether the checkpoint names the same: beside the model, where further ones may stand, it would be taken for
-        theirs.
-        """
-        if self.args.no_replay:
-            return np.empty(0, np.int64)
-        folder = biased_folder(self.args, self.checkpoint_path)
-        if folder is None and is_foreign(self.args.model2test_arch):
-            return np.arange(len(self.dataset.split["train"]))
-        folder, number = folder or settings.save_path_of(self.args) / BIASED, self.args.model_number
-        known = (folder / str(number) / "train.npy").is_file()
-        train = biased_subset(self.dataset, number, folder, ["train"])["train"]
-        if not known:
-            self._tell_drawn(train, folder / str(number))
-        return train
-
-    def _tell_drawn(self, train: np.ndarray, folder: Path) -> None:
-        """A line on the train set of a model of ours that was drawn into `folder`, since nothing stands beside the model."""
-        missing = self.checkpoint_path.parent / BIASED / folder.name / "train.npy"
-        line = f"there is no {missing} to tell what the model was trained on: drawn as for a model of train.sh, into {folder}"
-        made = None
-        with suppress(UserError):  # which is told where its weights are needed
-            made = formats.read(self.checkpoint_path).others.get("settings")
-        if isinstance(made, dict) and "train" in made:
-            line += f"; the checkpoint names {'the same' if made['train'] == checkpoint.digest(train) else 'another'} set"
-        print(line, flush=True)
+        """What the model under repair was trained on, indices int64 into the train part; none where nothing is to be replayed."""
+        return replayed(self.args, self.dataset, self.checkpoint_path)
 
     @cached_property
     def normalise(self) -> Normalise:
