@@ -71,7 +71,7 @@ check() { # flags; of cells without a value that is new nothing is to be learnt
     for setting in $(settings); do
         case " $seen " in *" $setting "*) ;; *) seen="$seen $setting" new=1 ;; esac
     done
-    [ -z "$new" ] || PROCESSES=1 repair "$@"
+    [ -z "$new" ] || (PROCESSES=1; repair "$@")
 }
 
 last=
@@ -85,7 +85,7 @@ train_and_repair() { # flags
 }
 
 missing=
-is_missing() {
+note_missing() { # sets it where the model of a cell is not there
     [ -n "$given" ] || [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || missing=1
 }
 
@@ -95,7 +95,7 @@ if [ "$CELL" = list ]; then
 elif [ -n "$checked" ]; then
     each_cell check "$@"
 else
-    each_cell is_missing
+    each_cell note_missing
     # what a training of hours would be in vain for is told before it
     [ -z "$missing" ] || each_cell check "$@" --check >/dev/null
     each_cell train_and_repair "$@"
