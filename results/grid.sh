@@ -41,8 +41,7 @@ cell() { # dataset:number, solution, seed; flags
     case $solution in hybrid*) script=repair.sh features=$FE ;; esac
     # what a training of hours would be in vain for is told before it
     [ -f "check_point/$dataset/ckpt_bias/${MODEL}_${number}_b.t7" ] ||
-        "$PYTHON" repair.py --dataset "$dataset" --data_path "${DATA_ROOT:-dataset}" --model2test_arch "$MODEL" \
-            --solution "$solution" --fe "$features" "$@" --check
+        DATASET=$dataset SOLUTION=$solution FE=$features MODEL_NO=$number RANDOM_SEED=$seed sh "$script" "$@" --check
     # a training and a repair, under one limit; the trap lets the shell wait for the training, which saves its state
     DATASET=$dataset SOLUTION=$solution FE=$features timeout --kill-after=300 "$left" sh -c '
         set -e; trap "exit 143" TERM; number=$1 seed=$2 script=$3; shift 3

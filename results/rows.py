@@ -11,8 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.locks import locked
-from hybridrepair.base.rows import write_rows
-from hybridrepair.run.table import COLUMNS, Row, merged, read
+from hybridrepair.run.table import Row, merged, read, write
 
 
 def parse_args(argv: list[str] | None = None):
@@ -38,8 +37,7 @@ def main(args) -> None:
     new = [row | ({args.column: path.parent.name} if args.column else {}) for path in args.results for row in rows_of(path)]
     args.table.parent.mkdir(parents=True, exist_ok=True)
     with locked(args.table):
-        rows = merged(rows_of(args.table), new)
-        write_rows(args.table, (*COLUMNS, *dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)), rows)
+        write(args.table, merged(rows_of(args.table), new))
 
 
 if __name__ == "__main__":

@@ -147,8 +147,6 @@ def after(name: str, n: int = 1) -> Moment:
 
 STATE, INTERIM = "repair.partial.t7", "selection.partial.t7"
 MODEL_STATE, MOCO_STATE = "tiny_build_1_b.partial.t7", "checkpoint.partial.pth.tar"
-
-
 MOMENTS: dict[str, dict[str, list[Moment]]] = {
     "repair": {
         "inside_a_state": [inside(STATE, 3)], "before_a_state": [before(STATE, 2)], "between_two_states": [after(f"{STATE}.before", 2)],

@@ -36,6 +36,13 @@ def test_rows_of_the_same_run_are_replaced_and_all_others_stay(folder):
     assert found == [("10", "80"), ("20", "82"), ("30", "83")]
 
 
+def test_names_that_a_spreadsheet_would_compute_stay_protected(folder):
+    write_rows(Path("one/results.csv"), COLUMNS, [row(10, 80, "a") | {"dataset": "'=1+1"}])
+    for _ in range(2):
+        put("table.csv", "one/results.csv")
+        assert [each["dataset"] for each in read_rows(Path("table.csv"))] == ["'=1+1"]
+
+
 def test_a_column_tells_which_folder_a_row_is_from(folder):
     put("table.csv", "--column", "round", "one/results.csv", "two/results.csv")
     assert [(each["seed"], each["round"]) for each in read_rows(Path("table.csv"))] == [("10", "one"), ("20", "two"), ("30", "two")]

@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint, interruption, processes, seals, states
+from hybridrepair.base import checkpoint, interruption, processes, states
 from hybridrepair.base.errors import UserError
-from hybridrepair.base.files import atomic
 
 T = TypeVar("T", bound=tuple)
 CPU = torch.device("cpu")
@@ -56,9 +55,7 @@ class Interim:
         if processes.first():
             parts = tuple(part.cpu() if isinstance(part, Tensor) else part for part in made)
             self._results[name] = {"parts": parts, "seconds": seconds}
-            with atomic(path) as temporary:
-                checkpoint.write(temporary, {"settings": self.settings, "results": self._results})
-                seals.seal(temporary)
+            states.write_state(path, {"settings": self.settings, "results": self._results})
 
     def close(self) -> None:
         """No more is to be kept: the memory is given back, and the file stays."""

@@ -24,6 +24,13 @@ def read_state(path: Path) -> dict:
     return checkpoint.load(path)
 
 
+def write_state(path: Path, content: dict, before: Path | None = None) -> None:
+    """Write a state for `read_state`; what `path` was is kept as `before`, if that is given."""
+    with atomic(path, before) as temporary:
+        checkpoint.write(temporary, content)
+        seals.seal(temporary)
+
+
 def remove(path: Path) -> None:
     """Remove the states of a training: what they were for is finished."""
     for each in filter(Path.exists, states_of(path) if processes.first() else ()):
@@ -85,9 +92,7 @@ class Kept:
         if not processes.first() or due and not interruption.asked() and time.perf_counter() - self.written < self.every:
             return
         newest, before = states_of(self.path)
-        with atomic(newest, before if self.sound else None) as temporary:
-            checkpoint.write(temporary, {"settings": self.settings, **state()})
-            seals.seal(temporary)
+        write_state(newest, {"settings": self.settings, **state()}, before if self.sound else None)
         self.sound = True
         self.written = time.perf_counter()
 

@@ -84,6 +84,12 @@ def read(path: Path) -> Rows:
     return found._replace(rows=[row | {name: unprotected(row[name]) for name in NAMES if name in row} for row in found.rows])
 
 
+def write(path: Path, rows: list[Row]) -> None:
+    """Write rows for `read`, the user's columns last."""
+    added = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
+    write_rows(path, (*COLUMNS, *added), [row | {name: protected(row.get(name, "")) for name in NAMES} for row in rows])
+
+
 def find(folder: Path, identity: Row) -> Row | None:
     """The row of a run: as its folder has it, else results.csv beside that; None where neither has it."""
     return row_of(folder) or next((row for row in read(folder.with_name(NAME)).rows if row.get("run") == folder.name
@@ -119,8 +125,7 @@ def enter(path: Path, all_again: bool = False) -> int:
                 return len(rows)
             if table.fault:
                 set_aside(path, table.fault)
-            added = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
-            write_rows(path, (*COLUMNS, *added), [row | {name: protected(row.get(name, "")) for name in NAMES} for row in rows])
+            write(path, rows)
             all_again, before = False, (table, rows)
 
 
