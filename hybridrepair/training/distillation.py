@@ -47,7 +47,7 @@ def distillation_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normal
     transform, title = key(seed, "distillation transform", epoch), " of the distillation pass"
     losses, fine = torch.tensor(total, device=device), torch.tensor(done, device=device)
     place = 0  # in the epoch: an image is augmented anew each time it comes
-    for step, batch in enumerate(progress(cut, f"epoch {epoch} distillation"), 1):
+    for step, batch in enumerate(progress(cut, f"epoch {epoch} distillation", done), 1):
         rows = torch.arange(place, place := place + beside + len(batch), device=device)
         if step <= done:
             continue

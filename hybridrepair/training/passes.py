@@ -122,7 +122,7 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     transform = key(seed, "train transform", epoch)
     losses, fine = torch.tensor(total, device=labels.device), torch.tensor(done, device=labels.device)
     cut, title = batches(order, size, whole), " of the supervised pass"
-    for step, batch in enumerate(progress(cut, f"epoch {epoch} supervised"), 1):
+    for step, batch in enumerate(progress(cut, f"epoch {epoch} supervised", done), 1):
         if step <= done:
             continue
         optimizer.zero_grad()
@@ -252,7 +252,7 @@ def ssl_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Norm
     losses, fine, title = torch.tensor(total, device=device), torch.tensor(done, device=device), " of the SSL pass"
     _, height, width, channels = pool.shape  # of each step, one after the other
     images = torch.empty(BATCH * (2 + VIEWS), channels, height, width, device=device, memory_format=torch.channels_last)
-    batches = zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL"), drawn.split(BATCH), place.split(BATCH))
+    batches = zip(progress(replayed.split(BATCH), f"epoch {epoch} SSL", done), drawn.split(BATCH), place.split(BATCH))
     for step, (x, u, at) in enumerate(batches, 1):
         share = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA)
         perm = rng.permutation(BATCH * (2 + VIEWS))

@@ -8,13 +8,13 @@ from hybridrepair.base.progress import progress
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """The lines of a progress through n steps of so many seconds each."""
-    def of(n: int, seconds: float) -> list[str]:
+    """The lines of a progress through n steps of so many seconds each, of which those skipped take no time."""
+    def of(n: int, seconds: float, skipped: int = 0) -> list[str]:
         now = [100.0]
         monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-        for number, step in enumerate(progress(range(n), "steps")):
+        for number, step in enumerate(progress(range(n), "steps", skipped)):
             assert step == number
-            now[0] += seconds
+            now[0] += seconds if number >= skipped else 0
         out, err = capsys.readouterr()
         assert err == ""
         return out.splitlines()
@@ -37,3 +37,10 @@ def test_hours_tell_a_line_for_each_tenth(told):
 
 def test_a_slow_step_is_told_after_it(told):
     assert told(3, 100) == ["steps: 33 % after 1:40", "steps: 67 % after 3:20"]
+
+
+def test_steps_that_were_done_before_are_not_told(told):
+    """Without this the first line would be "steps: 51 % after 1:00", a minute into a pass of which half was done."""
+    assert told(600, 2, skipped=300) == ["steps: 60 % after 2:00", "steps: 70 % after 4:00", "steps: 80 % after 6:00",
+                                         "steps: 90 % after 8:00"]
+    assert told(4, 100, skipped=4) == []
