@@ -5,8 +5,19 @@ set -euf  # f: a * in a list is no pattern of files
 [ -n "$FE" ] || [ "$DATASET" = digits ] || FE=mocov3
 
 given= checked=  # whether the flags that are passed on name the model under repair; whether they ask for a check alone
+training= valued=  # those that a missing model is trained with too; one of them whose value comes next
 for flag; do
+    if [ -n "$valued" ]; then
+        training="$training $valued $flag" valued=
+        continue
+    fi
     case ${flag%%=*} in
+        -h | --help)
+            "$PYTHON" repair.py --help
+            exit
+            ;;
+        --skip_bad) training="$training $flag" ;;
+        --img_size | --device | --precision) case $flag in *=*) training="$training $flag" ;; *) valued=$flag ;; esac ;;
         --model2test_path) given=1 ;;
         --check) checked=1 ;;
         --dataset) fail "give the variable DATASET in place of the flag ${flag%%=*}" ;;
@@ -14,6 +25,8 @@ for flag; do
         --model2test_arch) fail "give the variable MODEL in place of the flag ${flag%%=*}" ;;
         --model_number) fail "give the variable MODEL_NO in place of the flag ${flag%%=*}" ;;
         --fe) fail "give the variable FE in place of the flag ${flag%%=*}" ;;
+        --tao | --auto_tao | --avg_tao) fail "give the variable tao in place of the flag ${flag%%=*}" ;;
+        --sel_l_data | --sel_u_data) fail "${0##*/} gives --sel_l_data and --sel_u_data; call repair.py for one of them alone" ;;
     esac
 done
 
@@ -43,6 +56,7 @@ each_cell() { # a command and its flags: called for each combination of the list
     for size in $avg_clustersize; do for samples in $min_samples; do for distance in $eps; do
     for trust in $exp; do for threshold in $tao; do for weight in $lam; do
     for rate in ${lr:-default}; do for decay in $weight_decay; do for n_epochs in ${epochs:-default}; do
+        any=1
         "$@"
     done; done; done
     done; done; done
@@ -77,8 +91,9 @@ check() { # flags; of cells without a value that is new nothing is to be learnt
 last=
 train_and_repair() { # flags
     if [ -z "$given" ] && [ "$last" != "$model $number" ]; then
+        # shellcheck disable=SC2086  # flags and their values
         env -u RANDOM_SEED -u PRETRAIN_FE DATASET="$DATASET" DATA_ROOT="$DATA_ROOT" MODEL="$model" MODEL_NOS="$number" \
-            sh train.sh --if_missing
+            sh train.sh --if_missing $training
         last="$model $number"
     fi
     repair "$@"
@@ -89,6 +104,9 @@ note_missing() { # sets it where the model of a cell is not there
     [ -n "$given" ] || [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || missing=1
 }
 
+any=
+each_cell :
+[ -n "$any" ] || fail "one of the lists in ${0##*/} is blank, so that there is nothing to run"
 [ -z "$FE" ] || set -- --fe "$FE" "$@"
 if [ "$CELL" = list ]; then
     each_cell settings

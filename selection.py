@@ -16,7 +16,7 @@ from hybridrepair.annotation.manifest import manifest_of
 from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.processes import led
 from hybridrepair.run import output
-from hybridrepair.run.flags import repair_parser
+from hybridrepair.run.flags import path, repair_parser
 from hybridrepair.run.scenario import Scenario
 from hybridrepair.selection.pool import Pool
 from hybridrepair.selection.solutions import SOLUTIONS, Selection
@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None):
     parser = repair_parser(__doc__)
     parser.add_argument("--retrain", action="store_true", help="of the published command line; repair.py does it here")
     group = parser.add_argument_group("questions")
-    group.add_argument("--out", type=Path, metavar="FOLDER", help="write the images to be labelled there, with a manifest "
+    group.add_argument("--out", type=path, metavar="FOLDER", help="write the images to be labelled there, with a manifest "
                        "(default: a selected.csv in --save_path)")
     group.add_argument("--format", nargs="+", action="extend", choices=questions.FORMATS, default=[], help="forms beside the CSV file "
                        "in --out: tasks of Label Studio, and the images in a folder for each class, to be sorted by hand")
@@ -49,11 +49,12 @@ def main(args) -> None:
         print(task.checked)
         return
     if args.out:
-        led(lambda: questions.refuse_to_replace(args.out, args.force))
+        out = Path(args.out)
+        led(lambda: questions.refuse_to_replace(out, args.force))
         pool, selection = chosen(task)
         made = manifest_of(task.dataset, selection, task.origin)
-        led(lambda: questions.write(args.out, pool, selection, made, args.format, f"{args.model2test_arch} {task.weights}"))
-        print(f"{len(made.images)} of {pool.n} images to annotate: {args.out}")
+        led(lambda: questions.write(out, pool, selection, made, args.format, f"{args.model2test_arch} {task.weights}"))
+        print(f"{len(made.images)} of {pool.n} images to annotate: {out}")
         print("give back the answers to repair.py with the same flags and --labels")
         return
     folder = output.Run(task).folder

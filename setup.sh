@@ -18,11 +18,15 @@ flag() { # name, value: the flag, or nothing where the value is left to the data
     [ -z "$2" ] || [ "$2" = default ] || echo "$1 $2"
 }
 
+case $PROCESSES in
+    gpu | [1-9] | [1-9][0-9]) ;;
+    *) fail "PROCESSES is $PROCESSES; give the number of processes, or gpu for one on each GPU of this machine" ;;
+esac
+
 launch() { # script; flags
     case $PROCESSES in
         1) "$PYTHON" "$@" ;;
-        gpu | [1-9] | [1-9][0-9]) "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$PROCESSES" "$@" ;;
-        *) fail "PROCESSES is $PROCESSES; give the number of processes, or gpu for one on each GPU of this machine" ;;
+        *) "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$PROCESSES" "$@" ;;
     esac
 }
 
@@ -53,4 +57,5 @@ if [ -z "${PYTHON:-}" ]; then
     (command -v flock >/dev/null && flock 9; install_requirements) 9>.setup.lock || exit 2
     PYTHON=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}/bin/python
 fi
+command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which cannot be run; give one interpreter, without flags"
 export PYTHON

@@ -22,7 +22,7 @@ from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_
 from hybridrepair.run.details import CAPTION as DETAILS
 from hybridrepair.run.details import details_of
 from hybridrepair.run.flags import Parser
-from hybridrepair.run.table import rebuild
+from hybridrepair.run.table import NAME, rebuild
 
 
 def parse_args(argv: list[str] | None = None):
@@ -60,6 +60,9 @@ def main(args) -> None:
         raise UserError(f"{args.plot} does not end in .png; plots are PNG files")
     if args.output and args.output.is_dir():
         raise UserError(f"{args.output} is a folder; give the name of a file to write the table to")
+    for path in filter(None, (args.output, args.plot)):
+        if path.exists() and (path.name == NAME or any(given.exists() and path.samefile(given) for given in args.paths)):
+            raise UserError(f"{path} holds runs that tables are made of; give another file to write to")
     usual = parse_args([])
     idle = [f"--{flag}" for flag in ("rows", "columns", "metric", "plot") if getattr(args, flag) != getattr(usual, flag)]
     if args.details and idle:

@@ -7,8 +7,8 @@ cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}        # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
 MODEL=${MODEL:-MobileNet}          # MobileNet resnet18 ShuffleNetG2, one or several
-MODEL_NOS=${MODEL_NOS-0 1 2}       # 0 1 2: Model A, B, C; empty: none
-epoch=${epoch:-}                   # epochs of the model under repair; empty: 200 (digits: 100)
+MODEL_NOS=${MODEL_NOS-0 1 2}       # 0 1 2: Model A, B, C; empty: none (in repair.sh: MODEL_NO)
+epoch=${epoch:-}                   # epochs of the model under repair; empty: 200 (digits: 100); those of a repair are epochs in repair.sh
 RANDOM_SEED=${RANDOM_SEED:-10}     # of weights, order and augmentation
 DATA_ROOT=${DATA_ROOT:-dataset}    # folder of all datasets
 PRETRAIN_FE=${PRETRAIN_FE:-0}      # 1: train the feature extractor too
@@ -16,6 +16,16 @@ FE_FLAGS=${FE_FLAGS:-}             # flags of pretrain_moco.py, such as --arch r
 
 set -euf
 . ./setup.sh
+case $PRETRAIN_FE in 0 | 1) ;; *) fail "PRETRAIN_FE is $PRETRAIN_FE; give 1 to train the feature extractor too, else 0" ;; esac
+case $RANDOM_SEED in *[!0-9]*) fail "RANDOM_SEED is $RANDOM_SEED; train.sh takes one seed" ;; esac
+for flag; do
+    case $flag in
+        -h | --help)
+            "$PYTHON" train_classifier.py --help
+            exit
+            ;;
+    esac
+done
 for model in $MODEL; do
     for number in $MODEL_NOS; do
         # shellcheck disable=SC2046  # a flag and its value, or nothing

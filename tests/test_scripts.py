@@ -84,7 +84,7 @@ def test_lists_make_a_run_for_each_combination_and_tables_one_table(clone):
 
 
 @pytest.mark.parametrize("flags, variable", [(["--fe", "model2test"], "FE"), (["--model_number=1"], "MODEL_NO"),
-                                             (["--model2test_arch", "resnet18"], "MODEL")])
+                                             (["--model2test_arch", "resnet18"], "MODEL"), (["--tao", "1"], "tao")])
 def test_a_flag_that_a_variable_is_for_is_refused_before_anything_is_trained(clone, flags, variable):
     done = sh(clone, "repair.sh", *flags, MODEL="resnet18")
     assert done.returncode == 2 and done.stdout == "" and f"give the variable {variable} in place of" in done.stderr
@@ -205,17 +205,17 @@ def test_the_table_of_results_checks_a_cell_before_it_trains_and_has_its_own_see
 
 @pytest.fixture
 def noted(tmp_path):
-    """A function that runs repair.sh with a Python that does nothing, and refuses a tau of foo; it gives that one's calls too."""
-    for file in ("repair.sh", "train.sh", "grid.sh", "setup.sh"):
+    """A function that runs a script with a Python that does nothing, and refuses a tau of foo; it gives that one's calls too."""
+    for file in ("baseline.sh", "repair.sh", "train.sh", "grid.sh", "setup.sh"):
         shutil.copy(ROOT / file, tmp_path)
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$*" >> calls\necho said\ncase "$*" in *--tao\\ foo*) exit 2 ;; esac\n')
     python.chmod(0o755)
 
-    def call(*flags: str, **variables: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    def call(*flags: str, script: str = "repair.sh", **variables: str) -> tuple[subprocess.CompletedProcess, list[str]]:
         (tmp_path / "calls").write_text("")
         given = {"PYTHON": str(python), "DATASET": "small", "FE": "model2test", "MODEL_NO": "0 1", "p_budget": "1 5"}
-        done = subprocess.run(["sh", "repair.sh", *flags], cwd=tmp_path, capture_output=True, text=True,
+        done = subprocess.run(["sh", script, *flags], cwd=tmp_path, capture_output=True, text=True,
                               env=os.environ | given | variables)
         return done, (tmp_path / "calls").read_text().splitlines()
     return call
@@ -237,6 +237,37 @@ def test_a_check_that_is_asked_for_trains_and_repairs_nothing(noted):
     done, calls = noted("--check", tao="0.1 0.2")
     assert done.returncode == 0 and done.stdout == "said\n" * 4
     assert len(calls) == 4 and all(call.startswith("repair.py") and call.endswith("--check") for call in calls)
+
+
+def test_a_missing_model_is_trained_with_the_flags_on_images_and_machine_that_it_is_repaired_with(noted):
+    done, calls = noted("--img_size", "64", "--force", "--skip_bad", "--device=cpu", "--retrain_lr", "1", MODEL_NO="0")
+    (training,) = (call for call in calls if call.startswith("train_classifier.py"))
+    assert done.returncode == 0 and training.endswith("--class_weight 0 --if_missing --img_size 64 --skip_bad --device=cpu")
+
+
+@pytest.mark.parametrize("script, entry", [("repair.sh", "repair"), ("baseline.sh", "repair"), ("train.sh", "train_classifier")])
+def test_help_trains_nothing(noted, script, entry):
+    for flag in ("-h", "--help"):
+        done, calls = noted("--force", flag, script=script)
+        assert done.returncode == 0 and calls == [f"{entry}.py --help"]
+
+
+@pytest.mark.parametrize("script, variables, told", [
+    ("train.sh", {"PRETRAIN_FE": "yes"}, "PRETRAIN_FE is yes; give 1"), ("train.sh", {"RANDOM_SEED": "10 20"}, "takes one seed"),
+    ("repair.sh", {"RANDOM_SEED": " "}, "one of the lists in repair.sh is blank"), ("baseline.sh", {"SOLUTION": "\t"}, "is blank"),
+    ("repair.sh", {"PROCESSES": "0"}, "PROCESSES is 0; give the number"), ("train.sh", {"PROCESSES": "many"}, "PROCESSES is many"),
+    ("repair.sh", {"PYTHON": "/none/python"}, "PYTHON is /none/python, which cannot be run"),
+    ("train.sh", {"PYTHON": "python3 -u"}, "PYTHON is python3 -u, which cannot be run")])
+def test_a_variable_that_cannot_be_followed_is_told_before_anything_runs(noted, script, variables, told):
+    done, calls = noted(script=script, **variables)
+    assert done.returncode == 2 and not calls and done.stdout == ""
+    assert told in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--sel_l_data", "--sel_u_data"])
+def test_half_of_a_solution_is_for_repair_py(noted, flag):
+    done, calls = noted(flag)
+    assert done.returncode == 2 and not calls and "call repair.py for one of them alone" in done.stderr
 
 
 @pytest.mark.parametrize("tao, settings", [("0.2", "tao=0.2"), ("auto", "auto_tao=1"), ("avg", "avg_tao=1")])

@@ -411,6 +411,9 @@ def test_a_run_with_two_results_is_refused_with_both_places(refusal):
 @pytest.mark.parametrize("flags, message", [
     ("--plot budget.pdf", "budget.pdf does not end in .png"),
     ("--output .", ". is a folder"), ("--output save", "save is a folder"),
+    ("--output save/results.csv", "save/results.csv holds runs that tables are made of; give another file"),
+    ("save/results.csv --output save/../save/results.csv", "holds runs that tables are made of"),
+    ("--details --output save/results.csv", "holds runs that tables are made of"),
     ("--rows dataset --columns p_budget dataset", "dataset cannot make both rows and columns"),
     ("--metric accuracy", "--metric"), ("--columns budgets", "--columns"), ("--format html", "--format")])
 def test_a_flag_that_cannot_be_followed_is_refused_and_nothing_is_written(refusal, flags, message):

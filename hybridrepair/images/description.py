@@ -40,13 +40,21 @@ def is_share(value) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
+def is_split(value) -> bool:
+    return type(value) is dict and bool(value) and set(value) <= set(FOLDERS.values()) and all(
+        type(ends) is list and len(ends) == 2 and type(ends[0]) is int and ends[0] >= 0 and type(ends[1]) in (int, type(None))
+        for ends in value.values())
+
+
 HOLDS: dict[str, Callable] = {
     "classes": list_of(is_text), "files": list_of(is_inside), "mean": list_of(is_share), "std": list_of(is_share),
-    "size": lambda value: type(value) is int and MIN_SIZE <= value <= MAX_SIZE,
-    "split": lambda value: value and set(value) <= set(FOLDERS.values()) and all(
-        type(begin) is int and begin >= 0 and type(end) in (int, type(None)) for begin, end in value.values()),
+    "size": lambda value: type(value) is int and MIN_SIZE <= value <= MAX_SIZE, "split": is_split,
     "stamps": list_of(is_stamp), "skipped": list_of(lambda value: list_of(is_text)(value) and len(value) == 2),
     "computed": lambda value: type(value) is dict}
+NUMBERS = "give a list of numbers for pixels in 0 to 1, so what is told of 0 to 255 divided by 255"
+WANTED = {"classes": 'give a list of names, such as ["stop", "yield"]', "mean": NUMBERS, "std": NUMBERS,
+          "size": f"give a whole number from {MIN_SIZE} to {MAX_SIZE}", "split": f"write it like {EXAMPLE}"}
+REMADE = "delete this entry, which the conversion of the images writes"
 
 
 def read(folder: Path) -> dict:
@@ -54,11 +62,13 @@ def read(folder: Path) -> dict:
     path = folder / NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-        for key, value in content.items():
-            if key in HOLDS and not HOLDS[key](value):
-                raise ValueError(f"{key} is {str(value)[:60]}")
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        if not isinstance(content, dict):
+            raise ValueError("it holds no entries in braces")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be used ({reason_of(error)}); write it like {EXAMPLE}") from error
+    for key, value in content.items():
+        if key in HOLDS and not HOLDS[key](value):
+            raise UserError(f"{path}: {key} is {json.dumps(value)[:60]}; {WANTED.get(key, REMADE)}")
     return content
 
 

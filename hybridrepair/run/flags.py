@@ -71,6 +71,13 @@ def number(kind: type, least: float, most: float = math.inf, above: bool = False
     return parse
 
 
+def path(text: str) -> str:
+    """An argparse type: the path of a file or a folder."""
+    if not text:  # as of a variable of the shell that is not set
+        raise argparse.ArgumentTypeError("it is empty; give a file or a folder")
+    return text
+
+
 def add_data(group, root: str) -> None:
     """Flags that say which images to use; `root` is the flag that names the folder of all datasets."""
     group.add_argument("--dataset", default="cifar10", help=f"{', '.join(DATASETS)}, or a folder's name in {root}")
@@ -142,13 +149,13 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--solution", choices=[*SOLUTIONS, *PUBLISHED_NAMES], default="hybrid", help="method of "
                        "repair: hybrid (also TTA) is HybridRepair as published; hybrid+ chooses as it does, and learns from a teacher")
     parser.add_of_dataset(group, "--p_budget", "p_budget", "percent of the pool that may be annotated in one round", type=float)
-    group.add_argument("--labels", metavar="PATH", help="your annotators' answers, asked instead of the dataset's labels: a CSV "
-                       "file, an export of Label Studio, or a folder of sorted images")
-    group.add_argument("--manifest", metavar="FILE", help="the manifest.json of the images that --labels answers, where it does not "
-                       "lie beside them")
-    group.add_argument("--labelled", metavar="PATH", action="append", default=[], help="answers of an earlier round, of the same "
-                       "kinds; repeat it for several rounds: these images, and (but for hybrid+) the members of their regions, are not "
-                       "chosen again, and are trained on")
+    group.add_argument("--labels", type=path, metavar="PATH", help="your annotators' answers, asked instead of the dataset's labels: "
+                       "a CSV file, an export of Label Studio, or a folder of sorted images")
+    group.add_argument("--manifest", type=path, metavar="FILE", help="the manifest.json of the images that --labels answers, where it "
+                       "does not lie beside them")
+    group.add_argument("--labelled", type=path, metavar="PATH", action="append", default=[], help="answers of an earlier round, of "
+                       "the same kinds; repeat it for several rounds: these images, and (but for hybrid+) all in their regions, "
+                       "are not chosen again, and are trained on")
     group.add_argument("--allow_missing", action="store_true", help="leave images without an answer out, and their regions")
     parser.add_of_dataset(group, "--fe", "fe", f"features that hybrid, hybrid+, typiclust and coreset read: {MOCO}, {MODEL} (of the "
                           f"model under repair), the path of a MoCo v3 checkpoint, or a pretrained network as it is: {TIMM}NAME, or "
@@ -196,7 +203,7 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--force", action="store_true", help="do again what is done already, and replace its results")
     group.add_argument("--save_every", type=number(float, 0), default=120, help="seconds between writes of the state within an epoch, "
                        "from which the same command goes on if it is interrupted; it is written after each epoch too")
-    group.add_argument("--check", action="store_true", help="check dataset, budget, labels and features, for which no model needs to "
+    group.add_argument("--check", action="store_true", help="check dataset, budget, labels, features and model, whose weights need not "
                        "be there yet, and stop")
     add_tracking(group)
     add_published(parser, step=int, latent_space_plot=None, tcp=int)

@@ -21,12 +21,18 @@ from mymodels import create
 from mymodels.sources import file_name
 
 
-def checkpoint_path(args) -> Path:
-    """Where the model under repair lies. UserError if it does not."""
+def place_of(args) -> Path:
+    """Where the model under repair is to lie."""
     name = f"{file_name(args.model2test_arch)}_{args.model_number}_b.t7"
     path = Path(args.model2test_path) if args.model2test_path else checkpoint.place(args.dataset, "ckpt_bias", name)
     if path.is_dir() or not path.suffix:
         path /= name
+    return path
+
+
+def checkpoint_path(args) -> Path:
+    """Where the model under repair lies. UserError if it does not."""
+    path = place_of(args)
     if not path.is_file():
         remedy = "correct" if args.model2test_path else "give"
         raise UserError(f"there is no model under repair {path}; {remedy} --model2test_path, or train it with DATASET={args.dataset} "
@@ -40,6 +46,30 @@ def recipe_of(args, stage: str, seed: int) -> Recipe:
                   estimated_statistics=args.estimated_statistics, batch_size=args.batch_size, micro_batch=args.micro_batch)
 
 
+def read(path: Path, dataset: Dataset) -> formats.Checkpoint:
+    """The checkpoint of a model of that dataset. UserError if it cannot be used."""
+    found = formats.read(path)
+    formats.check_classes(found, dataset.class_names)
+    return found
+
+
+def network_of(args, dataset: Dataset, found: formats.Checkpoint | None) -> nn.Module:
+    """The network under repair with the weights of its checkpoint, or new ones. UserError if there is none, or they do not fit."""
+    name, (height, width, channels) = args.model2test_arch, dataset.images.shape[1:]
+    keys = found.weights if found else None
+    model = create(name, dataset.num_classes, channels, (height, width), args.feature_layer, keys)
+    if found:
+        formats.fit(model, found, name)
+    return model
+
+
+def check(args, dataset: Dataset) -> bool:
+    """Whether the model under repair is there already. UserError where it, or its architecture, cannot be used."""
+    path = checkpoint_path(args) if args.model2test_path else place_of(args)
+    network_of(args, dataset, read(path, dataset) if path.is_file() else None)
+    return path.is_file()
+
+
 class Models:
     """The model under repair in `path`, whose digest is `weights`, in its forms; each is made when first asked for."""
 
@@ -51,16 +81,11 @@ class Models:
     @cached_property
     def found(self) -> formats.Checkpoint:
         """The checkpoint as it was read."""
-        found = formats.read(self.path)
-        formats.check_classes(found, self.dataset.class_names)
-        return found
+        return read(self.path, self.dataset)
 
     def _loaded(self) -> nn.Module:
         """As the checkpoint has it, where and as the flags have it compute."""
-        name, (height, width, channels) = self.args.model2test_arch, self.dataset.images.shape[1:]
-        model = create(name, self.dataset.num_classes, channels, (height, width), self.args.feature_layer, self.found.weights)
-        formats.fit(model, self.found, name)
-        return on_machine(model, self.args, self.device)
+        return on_machine(network_of(self.args, self.dataset, self.found), self.args, self.device)
 
     @cached_property
     def raw(self) -> nn.Module:

@@ -22,7 +22,7 @@ from hybridrepair.images.arrays import UNKNOWN, taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
-from hybridrepair.run.models import Models, checkpoint_path
+from hybridrepair.run.models import Models, check, checkpoint_path
 from hybridrepair.run.replay import replayed
 from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import Regions, regions
@@ -67,6 +67,9 @@ class Scenario:
             # of the latents, told before a training of hours where it is missing
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             if args.check:
+                if self.extractor:
+                    self.extractor.network()
+                self.has_model = check(args, self.dataset)
                 return
             self.weights = self._find_model()
             self.asked = self._asked_before(self.manifest) if self.manifest and settings.annotates(args) else None
@@ -111,8 +114,8 @@ class Scenario:
     @property
     def checked(self) -> str:
         """What --check has found to be right, for the terminal."""
-        pool = len(self.dataset.split["pool"])
-        return f"checked, but for the model: {self.args.solution} on {self.args.dataset}, {self.budget} of {pool} images to annotate"
+        pool, but = len(self.dataset.split["pool"]), "" if self.has_model else ", but for the model's weights, which are not there yet"
+        return f"checked{but}: {self.args.solution} on {self.args.dataset}, {self.budget} of {pool} images to annotate"
 
     @property
     def source(self) -> str:

@@ -59,6 +59,8 @@ def extractor_of(fe: str, dataset: str) -> Extractor | None:
 
 def encoder(path: Path, dataset: str) -> Extractor:
     """The MoCo v3 encoder in the checkpoint `path`, which sees images normalised as the dataset's are. UserError if there is none."""
+    if path.suffix == ".py":
+        raise UserError(f"--fe {path} names no function; give FILE.py:FUNCTION, where the function returns the network")
     if not path.is_file():
         raise UserError(f"there is no feature extractor {path}; train one with DATASET={dataset} PRETRAIN_FE=1 sh train.sh, use the "
                         f"features of the model under repair by --fe {MODEL} (FE={MODEL} in repair.sh), or those of a pretrained "

@@ -36,6 +36,19 @@ def test_wrong_input_is_named(field, capsys, flags, parts):
     assert not Path("save").exists()
 
 
+@pytest.mark.parametrize("flags, told", [
+    (["--fe", "data/small/labels.npy"], "data/small/labels.npy"), (["--fe", "net.py"], "--fe net.py names no function; give FILE.py:"),
+    (["--model2test_arch", "resnet18"], "does not fit resnet18"), (["--model2test_path", "none.t7"], "no model under repair none.t7"),
+    (["--model2test_arch", "torchvision:resnet999"], "torchvision has no classifier 'resnet999'"),
+    (["--model2test_arch", "none.py:build"], "there is no file none.py"),
+    (["--model2test_path", "data/small/labels.npy"], "data/small/labels.npy"),
+    (["--labels", ""], "argument --labels: it is empty; give a file or a folder")])
+def test_a_check_finds_what_a_training_would_be_in_vain_for(field, capsys, flags, told):
+    if "resnet18" in flags:
+        Path(MODEL_FILE).rename("check_point/small/ckpt_bias/resnet18_0_b.t7")
+    assert told in refused(capsys, "--check", *flags) and not Path("save").exists()
+
+
 @pytest.mark.parametrize("flags, part", [(["--solution", "mpc"], "mpc"), (["--model2test_arch", "VGG"], "VGG"),
                                          (["--retrain_epoch", "0"], "0 is out of range"), (["--pbudget", "1"], "--pbudget")])
 def test_wrong_flags_are_named_with_those_to_choose_from(capsys, flags, part):

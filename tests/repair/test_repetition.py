@@ -29,11 +29,13 @@ def test_same_command_gives_the_same_selection_and_accuracies_and_another_batch_
 
 
 def test_a_check_needs_no_model_and_says_what_it_has_checked(field, capsys):
-    shutil.rmtree("check_point")
     run("--check")
-    assert capsys.readouterr().out == "checked, but for the model: hybrid on small, 10 of 200 images to annotate\n"
-    run("--check", entry=selection)
-    assert "checked, but for the model: hybrid on small" in capsys.readouterr().out and not Path("save").exists()
+    assert capsys.readouterr().out == "checked: hybrid on small, 10 of 200 images to annotate\n"
+    shutil.rmtree("check_point")
+    told = "checked, but for the model's weights, which are not there yet: hybrid on small, 10 of 200 images to annotate\n"
+    for entry in (repair, selection):
+        run("--check", entry=entry)
+        assert capsys.readouterr().out == told and not Path("save").exists() and not Path("check_point").exists()
 
 
 def test_a_finished_run_is_skipped_and_force_does_it_again(field, capsys, monkeypatch):
