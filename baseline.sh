@@ -12,7 +12,7 @@ CLUSTER=${CLUSTER:-hybrid}             # clustering that makes regions: hybrid d
 MODEL=${MODEL:-MobileNet}              # MobileNet resnet18 ShuffleNetG2, torchvision:NAME, timm:NAME or FILE.py:FUNCTION
 MODEL_NO=${MODEL_NO:-}                 # 0 1 2: Model A, B, C; empty: 0 (digits: 2)
 SOLUTION=${SOLUTION:-mcp}              # random gini entropy margin mcp coreset badge typiclust
-                                       # SSLRandom SSLConsistency SSLConsistency-Imp, and hybrid
+                                       # SSLRandom SSLConsistency SSLConsistency-Imp, and those of repair.sh
 p_budget=${p_budget:-}                 # percent of the pool that is annotated; empty: 1 (digits: 5)
 RANDOM_SEED=${RANDOM_SEED:-10}         # of all that is random in a repair
 avg_clustersize=${avg_clustersize:-10} # images in an average region
