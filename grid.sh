@@ -100,8 +100,12 @@ train_and_repair() { # flags
 }
 
 missing=
-note_missing() { # sets it where the model of a cell is not there
-    [ -n "$given" ] || [ -f "check_point/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || missing=1
+note_missing() { # sets it where the model of a cell is not there, or one of another source is to be looked for
+    [ "$number" != default ] || case $DATASET in digits) number=2 ;; *) number=0 ;; esac
+    for place in check_point checkpoint; do
+        [ ! -f "$place/$DATASET/ckpt_bias/${model}_${number}_b.t7" ] || return 0
+    done
+    [ -n "$given" ] || missing=1
 }
 
 any=

@@ -233,6 +233,17 @@ def test_each_value_of_the_lists_is_checked_before_anything_is_trained(noted):
     assert done.stdout == "said\n" * 10
 
 
+@pytest.mark.parametrize("place, dataset, number", [
+    ("check_point", "small", 0), ("check_point", "digits", 2), ("checkpoint", "small", 0)])
+def test_of_a_model_that_is_there_no_check_is_made(noted, tmp_path, place, dataset, number):
+    folder = tmp_path / place / dataset / "ckpt_bias"
+    folder.mkdir(parents=True)
+    (folder / f"MobileNet_{number}_b.t7").touch()
+    done, calls = noted(DATASET=dataset, MODEL_NO="", p_budget="1")
+    assert done.returncode == 0 and [call.split()[0] for call in calls] == ["train_classifier.py", "repair.py"]
+    assert "--check" not in calls[1] and noted(DATASET="other", MODEL_NO="", p_budget="1")[1][0].endswith("--check")
+
+
 def test_a_check_that_is_asked_for_trains_and_repairs_nothing(noted):
     done, calls = noted("--check", tao="0.1 0.2")
     assert done.returncode == 0 and done.stdout == "said\n" * 4

@@ -1,4 +1,5 @@
 """Contact sheets: the images to be annotated on a few pages, each with its rank and the predicted class under it."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -35,10 +36,16 @@ def picture(dataset: Dataset, index: int) -> Image.Image:
     return ImageOps.contain(Image.fromarray(pixels).convert("RGB"), (TILE, TILE), Image.Resampling.NEAREST)
 
 
-def sheets(dataset: Dataset, index: list[int], texts: list[str]) -> list[Image.Image]:
-    """The pages that show the images at `index` of a dataset in this order, each with its text."""
+def write(folder: Path, dataset: Dataset, index: list[int], texts: list[str]) -> None:
+    """Write the pages of the images at `index` of a dataset into a folder, one after the other."""
+    for name, page in zip(names(-(-len(index) // (COLUMNS * ROWS))), sheets(dataset, index, texts)):
+        page.save(folder / name)
+
+
+def sheets(dataset: Dataset, index: list[int], texts: list[str]) -> Iterator[Image.Image]:
+    """The pages that show the images at `index` of a dataset in this order, each with its text; one is held at a time."""
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), FONT_SIZE)
-    each, pages = COLUMNS * ROWS, []
+    each = COLUMNS * ROWS
     for first in range(0, len(index), each):
         here = list(zip(index[first:first + each], texts[first:first + each]))
         columns, rows = min(len(here), COLUMNS), -(-len(here) // COLUMNS)
@@ -50,8 +57,7 @@ def sheets(dataset: Dataset, index: list[int], texts: list[str]) -> list[Image.I
             shown = picture(dataset, image)
             page.paste(shown, (left + (TILE - shown.width) // 2, top + (TILE - shown.height) // 2))
             draw.text((left, top + TILE + 2), fitting(text, font), "black", font)
-        pages.append(page)
-    return pages
+        yield page
 
 
 def fitting(text: str, font: ImageFont.FreeTypeFont) -> str:

@@ -6,6 +6,7 @@
 """
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from hybridrepair.selection.solutions import Selection
 FORMATS = ("csv", "label-studio", "folders")
 REGIONS = "regions.csv"
 COLUMNS = ("rank", "id", "digest", "file", "region", "region size", "unsmoothness", "predicted class", "label")
-OURS = (QUESTIONS, REGIONS, "contact_sheet*.png", manifest.NAME, label_studio.TASKS, label_studio.CONFIG, label_studio.IMAGES,
-        sorted_images.FOLDER)  # what --force replaces: no file that others put beside it
+OURS = {QUESTIONS, REGIONS, manifest.NAME, label_studio.TASKS, label_studio.CONFIG, label_studio.IMAGES, sorted_images.FOLDER}
+PAGE = re.compile(r"contact_sheet(_\d+)?\.png")
 SHOWN_BY_BROWSERS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
 
@@ -67,7 +68,7 @@ def replace(folder: Path, made: Path) -> None:
     The manifest comes last, and none that tells of whole questions is there meanwhile.
     """
     manifest.begin(folder / manifest.NAME)
-    for old in [path for pattern in OURS for path in folder.glob(pattern) if path.name != manifest.NAME]:
+    for old in [path for path in folder.iterdir() if path.name in OURS - {manifest.NAME} or PAGE.fullmatch(path.name)]:
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     for file in sorted(made.iterdir(), key=lambda file: file.name == manifest.NAME):
         file.rename(folder / file.name)
@@ -82,9 +83,7 @@ def write_into(folder: Path, pool: Pool, selection: Selection, made: Manifest, f
     rows = rows_of(pool, selection, made, [names[number] for number in predicted])
     write_rows(folder / QUESTIONS, COLUMNS, rows)
     write_rows(folder / REGIONS, ("id", "digest", "region", "representative", "is representative"), members_of(made))
-    pages = contact_sheet.sheets(dataset, index, [f"{rank} {names[number]}" for rank, number in enumerate(predicted, 1)])
-    for page, name in zip(pages, contact_sheet.names(len(pages))):
-        page.save(folder / name)
+    contact_sheet.write(folder, dataset, index, [f"{rank} {names[number]}" for rank, number in enumerate(predicted, 1)])
     files = [sorted_images.file_name(dataset, each, rank, identity.digest)
              for rank, (each, identity) in enumerate(zip(index, made.images), 1)]
     if "folders" in formats:

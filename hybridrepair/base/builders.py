@@ -3,7 +3,9 @@
 Whoever names such a file runs its code, as with any Python script.
 """
 import ast
+import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -63,13 +65,16 @@ def builder(name: str) -> Callable:
     The file may import what lies beside it.
     """
     path, function = file_of(name), name.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location(f"builder_{path.stem}", path)
+    place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"builder_{path.stem}_{place}", path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.parent.resolve()))
+    sys.modules[spec.name] = module  # where dataclasses look for what annotations name
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
+        del sys.modules[spec.name]
         raise UserError(f"{path} cannot be run ({reason_of(error)}); run it by Python to see where it fails") from error
     made = getattr(module, function, None)
     if not callable(made):

@@ -110,24 +110,22 @@ def shipped(path: Path) -> bool:
         return False
 
 
-def made_with(path: Path, settings: dict, force: bool = False, unsaid: Collection[str] = ()) -> dict | None:
+def made_with(path: Path, settings: dict, unsaid: Collection[str] = ()) -> dict | None:
     """The content of the checkpoint `path`, if its entry `settings` equals `settings`; None where there is no such file.
 
     Settings called `unsaid`, which earlier versions did not write, are taken to be the same where it does not tell them.
-    UserError if it was made with other settings or cannot be read; with `force`, which replaces it, None then too.
+    UserError if it was made with other settings or cannot be read.
     """
-    return processes.led(lambda: _made_with(path, settings, force, unsaid))
+    return processes.led(lambda: _made_with(path, settings, unsaid))
 
 
-def _made_with(path: Path, settings: dict, force: bool, unsaid: Collection[str]) -> dict | None:
+def _made_with(path: Path, settings: dict, unsaid: Collection[str]) -> dict | None:
     """The same, as this process finds it."""
     if not path.exists():
         return None
     try:
         content = load(path)
     except UserError as error:
-        if force:
-            return None
         raise UserError(f"{error}, or replace it by --force") from error
     found = content.get("settings")
     if isinstance(found, dict):
@@ -135,8 +133,6 @@ def _made_with(path: Path, settings: dict, force: bool, unsaid: Collection[str])
     differ = difference(found, settings)
     if not differ:
         return content
-    if force:
-        return None
     raise UserError(f"{path} exists and was made with {differ}; {OTHER_SETTINGS}")
 
 

@@ -1,5 +1,8 @@
 """Errors that a user can cause, and how an entry script ends on them: one sentence, exit status 2."""
 import io
+import os
+import re
+import signal
 import sys
 from typing import NoReturn
 
@@ -33,6 +36,9 @@ def run(main, *args) -> None:
                 main(*args)
         except UserError as error:
             end(f"error: {error}", 2)
+        except BrokenPipeError:  # whoever read the output has ended, as head does: there is nobody to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             end(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
                 "and the room on the disk", 2)
@@ -41,10 +47,19 @@ def run(main, *args) -> None:
             end(line, status, tells=processes.first())  # which knows whether the state is saved
         except processes.Gone as error:
             end(f"error: another process of this run has ended ({error}); see what it says, or give the same command again", 1)
-        except Exception:
+        except Exception as error:
+            if is_of_memory(error):
+                end(f"error: the memory does not suffice ({reason_of(error)}); a smaller --batch_size or --micro_batch takes less, for "
+                    "regions --cell_size", 2)
             if processes.speaks():
                 raise
             sys.exit(1)
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether there was no memory for something: numpy has a type for it, torch has one of a GPU's alone."""
+    of_torch = isinstance(error, RuntimeError) and re.search("out of memory|not enough memory|can.t allocate", str(error))
+    return bool(of_torch) or isinstance(error, MemoryError)
 
 
 def end(line: str, status: int, tells: bool = True) -> NoReturn:

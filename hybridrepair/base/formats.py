@@ -128,12 +128,13 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
 
     Of `others` those entries are replaced that the file has already, if it is of our format. Further state_dicts of the same model,
     such as a moving average of its weights, become the repaired weights too: who reads those would be given the old model otherwise.
+    Weights that were halved to come with the project are written as they are, so that the file has the accuracy that was measured.
     """
-    ours = checkpoint.weights_of(model)
+    ours, shipped = checkpoint.weights_of(model), checkpoint.SHIPPED in found.content
 
     def filled(old: dict[str, Tensor]) -> dict[str, Tensor]:
         names, new = checkpoint.names_in(old, ours), copy.copy(old)  # of its own type, in its own order
-        new.update({name: ours[names[name]].to(value.dtype) for name, value in old.items()})
+        new.update({name: ours[names[name]].to(ours[names[name]].dtype if shipped else value.dtype) for name, value in old.items()})
         return new
 
     def is_whole(names: Collection[str]) -> bool:
@@ -150,4 +151,5 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
         replaced = {name: value for name, value in others.items() if name in found.content and found.entry == ENTRIES[0]}
         averages = {name: filled(value) for name, value in found.content.items()
                     if checkpoint.is_state_dict(value) and is_whole(checkpoint.names_in(value, ours).values())}
-        checkpoint.save(path, found.content | replaced | averages | {found.entry: weights})
+        kept = {name: value for name, value in found.content.items() if name != checkpoint.SHIPPED}
+        checkpoint.save(path, kept | replaced | averages | {found.entry: weights})

@@ -25,7 +25,7 @@ def place_of(args) -> Path:
     """Where the model under repair is to lie."""
     name = f"{file_name(args.model2test_arch)}_{args.model_number}_b.t7"
     path = Path(args.model2test_path) if args.model2test_path else checkpoint.place(args.dataset, "ckpt_bias", name)
-    if path.is_dir() or not path.suffix:
+    if path.is_dir() or not (path.suffix or path.is_file()):
         path /= name
     return path
 

@@ -70,8 +70,11 @@ class Run:
 
     def enter(self) -> None:
         """See to it that results.csv has the row of this run; where that fails, a line says so, since the folder has it."""
+        processes.led(self._enter)  # with its errors: others wait for what the first process says
+
+    def _enter(self) -> None:
         with spared(str(self.results), f"python tables.py --rebuild {shlex.quote(str(self.save_path))} makes it"):
-            processes.led(lambda: table.enter(self.results))
+            table.enter(self.results)
 
     def clean(self) -> None:
         """Remove what was kept of this run until it was finished, its last state first; not what it keeps where it is done again."""

@@ -134,11 +134,14 @@ def merged(table: list[Row], runs: Iterable[Row]) -> list[Row]:
 
     A spreadsheet may have written a row's settings otherwise, but not the name of its folder, which rows of others may lack.
     """
-    new = {row["run"]: row for row in runs}
-    alike = {tuple(row[name] for name in IDENTITY): run for run, row in new.items()}
-    rows, placed = list[Row](), set[str]()
+    def made_with(row: Row) -> tuple[str, ...]:
+        return tuple(row.get(name, "") for name in IDENTITY)
+
+    new = {row.get("run") or made_with(row): row for row in runs}
+    alike = {made_with(row): run for run, row in new.items()}
+    rows, placed = list[Row](), set[str | tuple[str, ...]]()
     for old in table:
-        run = old["run"] if old.get("run") in new else alike.get(tuple(old.get(name, "") for name in IDENTITY))
+        run = old["run"] if old.get("run") in new else alike.get(made_with(old))
         if run is None:
             rows.append(old)
         elif run not in placed:

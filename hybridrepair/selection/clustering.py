@@ -135,13 +135,13 @@ def dbscan(features: Tensor, budget: int, size: int, eps: float, min_samples: in
     points, n, device = features.double(), len(features), features.device
     norm = squared_norms(points, points.dtype)
 
-    def near(rows: Tensor, columns: Tensor) -> Tensor:
+    def near(rows: Tensor, columns: Tensor | slice) -> Tensor:
         return torch.addmm(norm[columns], points[rows], points[columns].T, alpha=-2).add_(norm[rows, None]) <= 2 * eps
 
     every = torch.arange(n, device=device)
     is_dense, component = torch.zeros(n, dtype=torch.bool, device=device), np.arange(n)
     for rows in every.split(max(1, PAIRS // n)):
-        close, end = near(rows, every), int(rows[-1]) + 1
+        close, end = near(rows, slice(None)), int(rows[-1]) + 1
         is_dense[rows] = close.sum(1) >= min_samples
         # pairs of dense points, each once: of the later ones it is not known yet whether they are dense
         p, q = (close[:, :end] & is_dense[:end] & is_dense[rows, None]).nonzero().cpu().numpy().T

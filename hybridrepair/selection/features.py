@@ -20,8 +20,7 @@ def kept(cache: Path, n: int) -> np.ndarray | None:
         if not seals.is_sealed(cache):
             return None
         features = np.load(cache)
-        whole = features.dtype == np.float32 and len(features) == n
-        return features if whole and np.allclose(np.einsum("ij,ij->i", features, features), 1, atol=2e-3) else None
+        return features if features.dtype == np.float32 and features.ndim == 2 and len(features) == n else None
     except Exception:  # numpy raises many types here; all mean that there are no features in it
         return None
 

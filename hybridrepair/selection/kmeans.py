@@ -9,10 +9,10 @@ MAX_ITERATIONS = 100
 NUMBERS = 2 ** 24  # of features, made float64 at a time
 
 
-def squared_norms(vectors: Tensor, dtype: torch.dtype, rows: int = 4096) -> Tensor:
+def squared_norms(vectors: Tensor, dtype: torch.dtype) -> Tensor:
     """Squared Euclidean norms [N] of vectors [N, D], computed in `dtype`, without N x D further numbers."""
     norm = torch.empty(len(vectors), dtype=dtype, device=vectors.device)  # a list would pin the blocks freed between
-    for part, out in zip(vectors.split(rows), norm.split(rows)):
+    for part, out in zip(vectors.split(4096), norm.split(4096)):
         out.copy_(part.to(dtype).square().sum(1))
     return norm
 
@@ -29,7 +29,7 @@ def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor,
     return index, distance
 
 
-def spread_out(points: Tensor, k: int, rng: np.random.Generator, chunk: int = 2048) -> Tensor:
+def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     """k-means++ with several candidates a step, of which the one that lowers the inertia most is kept: centres [k, D].
 
     Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
@@ -39,7 +39,7 @@ def spread_out(points: Tensor, k: int, rng: np.random.Generator, chunk: int = 20
     first = int(rng.integers(n))
     chosen: list[Tensor | int] = [first]
     closest = torch.empty_like(norm)
-    for part, out in zip(points.split(chunk), closest.split(chunk)):
+    for part, out in zip(points.split(2048), closest.split(2048)):
         out.copy_((part - points[first]).square().sum(1))
     uniform = torch.from_numpy(rng.random((k, trials))).to(points.device)
     for step in range(1, k):

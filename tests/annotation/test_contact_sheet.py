@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from conftest import field_of
-from hybridrepair.annotation.contact_sheet import COLUMNS, MARGIN, ROWS, TEXT, TILE, names, picture, sheets
+from hybridrepair.annotation.contact_sheet import COLUMNS, MARGIN, ROWS, TEXT, TILE, names, picture, sheets, write
 
 
 def test_pages_are_numbered_where_there_are_several():
@@ -25,15 +25,18 @@ def test_images_stand_in_their_order_with_a_text_under_each(tmp_path):
 
 def test_more_images_than_a_page_holds_make_another(tmp_path):
     dataset = field_of(tmp_path, 1)
-    pages = sheets(dataset, [0] * (COLUMNS * ROWS + 1), ["x"] * (COLUMNS * ROWS + 1))
-    assert len(pages) == 2 and pages[1].width == TILE + 2 * MARGIN
+    several = COLUMNS * ROWS + 1
+    write(tmp_path, dataset, [0] * several, ["x"] * several)
+    with Image.open(tmp_path / "contact_sheet_2.png") as page:
+        assert page.width == TILE + 2 * MARGIN
+    assert len([*tmp_path.glob("contact_sheet*.png")]) == 2
 
 
 @pytest.mark.parametrize("text", ["Ж漢 한 😀", "a\nb\tc", "$x_{1}$", "", "a name that is much too long for one tile of a page", "\x00"])
 def test_a_class_may_have_any_name_and_stays_on_its_line(tmp_path, text, monkeypatch):
     drawn = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, fill, font: drawn.append((text, font.getlength(text))))
-    sheets(field_of(tmp_path, 1), [0], [text])
+    write(tmp_path, field_of(tmp_path, 1), [0], [text])
     ((shown, width),) = drawn
     assert width <= TILE and "\n" not in shown and (len(text) > 20 or len(shown) == len(text))
 

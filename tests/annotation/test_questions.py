@@ -127,13 +127,15 @@ def test_images_that_no_browser_shows_become_png(tmp_path):
 def test_a_folder_with_anything_in_it_is_not_written_over_and_force_replaces_what_is_ours(field):
     select("--out", "to_label", "--format", "folders")
     answer("to_label")
-    Path("to_label/export.json").write_text("[]")
+    for name in ("export.json", "contact_sheet_marked.png"):
+        Path("to_label", name).write_text("[]")
+    Path("to_label/contact_sheet_2.png").write_text("of more images than there are now")
     before = Path("to_label/to_label.csv").read_text()
     assert "perhaps answers" in (message := refusal(select, "--out", "to_label")) and "--force" in message
     assert Path("to_label/to_label.csv").read_text() == before
     select("--out", "to_label", "--force")
     assert {path.name for path in Path("to_label").iterdir()} == {
-        "to_label.csv", "regions.csv", "contact_sheet.png", "manifest.json", "export.json"}
+        "to_label.csv", "regions.csv", "contact_sheet.png", "manifest.json", "export.json", "contact_sheet_marked.png"}
     assert all(row["label"] == "" for row in read_rows(Path("to_label/to_label.csv")))
     for place in ("data", "to_label/export.json"):
         assert "other things" in refusal(select, "--out", place, "--force")

@@ -15,6 +15,15 @@ def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_pat
     assert builder(f"{tmp_path}/mine.py:build")(1) == 43
 
 
+def test_two_files_of_a_name_may_hold_dataclasses_whose_types_are_told_later(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text("from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\n"
+                                                f"class Net:\n    size: int = {ord(name)}\n")
+    first, second = (builder(f"{tmp_path / name / 'net.py'}:Net") for name in "ab")
+    assert (first().size, second().size) == (97, 98)
+
+
 def test_the_code_is_that_of_the_file_and_of_all_that_it_imports_beside_it(tmp_path):
     files = {"mine.py": "import torch, blocks.deep\nfrom parts import head as h\n", "parts.py": "import mine\n",
              "more.py": "b\n",

@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import torch
 
 import hybridrepair.training.passes
 import tables
@@ -18,7 +19,7 @@ from hybridrepair.base.rows import write_rows
 from hybridrepair.images import data
 from hybridrepair.report import evidence, page, plots
 from hybridrepair.run import output, table
-from small import folder_of, refused, rows, run
+from small import MODEL_FILE, folder_of, refused, rows, run
 
 # --- what a run gives and leaves
 
@@ -53,6 +54,21 @@ def test_repaired_model_is_a_checkpoint_under_repair_with_the_reported_accuracy(
     run("--solution", "mcp", "--model2test_path", str(folder_of(row) / "MobileNet_0_b_repaired.t7"),
         "--save_path", "again")
     assert float(rows("again")[0]["acc_raw"]) == pytest.approx(content["acc"], abs=1e-3)
+
+
+def test_weights_that_were_halved_to_be_shipped_are_repaired_in_full_and_come_no_longer_with_the_project(field):
+    found = checkpoint.load(Path(MODEL_FILE))
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in found["net"].items()}
+    checkpoint.save(Path(MODEL_FILE), found | {"net": halves, checkpoint.SHIPPED: "in half precision"})
+    run("--solution", "random")
+    repaired = checkpoint.load(folder_of(rows()[0]) / "MobileNet_0_b_repaired.t7")
+    assert checkpoint.SHIPPED not in repaired and {value.dtype for value in repaired["net"].values()} == {torch.float32, torch.int64}
+
+
+def test_a_model_may_lie_in_a_file_without_a_suffix(field):
+    Path(MODEL_FILE).rename("model")
+    run("--solution", "random", "--model2test_path", "model")
+    assert (folder_of(rows()[0]) / "model_repaired").is_file()
 
 
 def test_fixed_minus_broken_is_the_change_of_accuracy_on_t2(field):

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 import tables
-from conftest import names_in, read_rows, refusal
-from hybridrepair.base import locks
+from conftest import in_processes, names_in, read_rows, refusal
+from hybridrepair.base import locks, processes
 from hybridrepair.base.files import write_json
 from hybridrepair.base.rows import write_rows
 from hybridrepair.run import table
@@ -187,6 +187,13 @@ def test_columns_and_rows_of_the_user_stay(tmp_path):
         ("digits", "81", "mine, and good"), ("another's", "", "copied"), ("digits", "90", "")]
 
 
+def test_rows_without_a_folder_are_told_apart_by_what_they_were_made_with():
+    rows = [{"dataset": "digits", "seed": seed, "acc_after": "80"} for seed in ("10", "20", "30")]
+    assert table.merged([], rows) == rows
+    later = [rows[1] | {"acc_after": "81"}]
+    assert table.merged([row | {"run": ""} for row in rows], later) == [rows[0] | {"run": ""}, later[0], rows[2] | {"run": ""}]
+
+
 def test_a_result_of_a_later_version_is_kept(tmp_path):
     run = enter({"acc_after": 80.0, "calibration": 0.25}, tmp_path)
     assert run.find()["calibration"] == "0.25" and lines(run.results)[0] == [*table.COLUMNS, "calibration"]
@@ -221,6 +228,18 @@ def test_a_table_that_cannot_be_written_costs_a_line_since_the_folder_has_the_ro
     error = capsys.readouterr().err
     assert f"{run.results} could not be written (IsADirectoryError" in error and error.count("\n") == 1
     assert f"python tables.py --rebuild {tmp_path} makes it" in error and run.find()["acc_after"] == "80"
+
+
+def test_of_several_processes_none_waits_for_ever_where_the_table_cannot_be_written(tmp_path):
+    (tmp_path / "results.csv").mkdir()
+    run = finish({"acc_after": 80.0}, tmp_path)
+
+    def work(rank: int) -> None:
+        run.enter()
+        (tmp_path / f"got_{rank}").write_text(processes.led(lambda: f"from {rank}"))
+
+    assert [ended.status for ended in in_processes(2, tmp_path, work)] == [0, 0]
+    assert [(tmp_path / f"got_{rank}").read_text() for rank in (0, 1)] == ["from 0", "from 0"]
 
 
 # what spreadsheets and accidents leave
