@@ -55,6 +55,7 @@ def extract(extractor: Extractor, normalise: Normalise, images: Tensor, batch_si
             part = extractor.read(model(extractor.prepare(images[begin:begin + size], normalise))).cpu()
             found = found or [part.new_empty(len(images), part.shape[1])]
             found[0][begin:begin + size] = part
+        model.cpu()  # a pretrained network is held until the repair has ended
         features = processes.gathered(found, len(images), size, torch.device("cpu"))[0].numpy()
         if not np.isfinite(features).all():
             raise UserError(f"the features of {extractor.name} are not finite; check its weights and its normalisation")

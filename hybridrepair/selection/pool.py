@@ -109,7 +109,7 @@ class Pool:
         if not len(images):
             return self.embedding[:0]
         if self.extractor is None:
-            return torch.nn.functional.normalize(predict(self.model, self.normalise, images, self.batch_size)[1], dim=1)
+            return torch.nn.functional.normalize(predict(self.model, self.normalise, images, self.batch_size, True)[1], dim=1)
         return extract(self.extractor, self.normalise, images, self.batch_size)
 
     @property

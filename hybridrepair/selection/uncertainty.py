@@ -16,8 +16,8 @@ TYPICAL = 1000  # T2 images at an average distance, over which tau is taken
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int, features: bool = True) -> tuple[Tensor, ...]:
-    """Logits float32 [N, C] and, unless told otherwise, features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
+def predict(model: nn.Module, normalise: Normalise, images: Tensor, batch_size: int, features: bool = False) -> tuple[Tensor, ...]:
+    """Logits float32 [N, C] and, where asked for, features float32 [N, D] of uint8 images [N, H, W, C], in eval mode.
 
     `batch_size` counts images of up to 32x32 pixels; larger ones go fewer at a time. A batch of one image is computed as two:
     libraries take another path for it, with other last bits. NotFinite where a number of them is not.

@@ -85,7 +85,7 @@ def replay_of(model: nn.Module, normalise: Normalise, train: Labelled, batch_siz
     """
     if not len(train.labels):
         return train.labels
-    logits, _ = predict(model, normalise, train.images, batch_size)
+    logits, = predict(model, normalise, train.images, batch_size)
     right = (logits.argmax(1) == train.labels).nonzero()[:, 0]
     return right if len(right) > 1 else torch.arange(len(train.labels), device=train.labels.device)
 

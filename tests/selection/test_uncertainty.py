@@ -109,7 +109,7 @@ def test_unsmoothness_does_not_depend_on_the_batch_size():
 def test_single_entropy_is_that_of_the_prediction_for_the_clean_image():
     model = Small()
     measures = unsmoothness(model, NORMALISE, images(6), key=5, batch_size=20)
-    logits, _ = predict(model, NORMALISE, images(6), batch_size=6)
+    logits, = predict(model, NORMALISE, images(6), batch_size=6)
     torch.testing.assert_close(measures.single_entropy, entropy(logits.double().softmax(1)), rtol=1e-5, atol=1e-6)
 
 
@@ -126,7 +126,8 @@ def test_measuring_and_predicting_are_done_in_eval_mode_and_leave_no_trace():
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 100])
 def test_predictions_do_not_depend_on_the_batch_size(batch_size):
     model = Small().eval()
-    logits, features = predict(model, NORMALISE, images(9), batch_size)
+    logits, features = predict(model, NORMALISE, images(9), batch_size, features=True)
+    assert predict(model, NORMALISE, images(9), batch_size)[0].equal(logits)
     expected = model(NORMALISE(images(9)))
     assert logits.dtype == features.dtype == torch.float32
     torch.testing.assert_close(logits, expected[0].float())
