@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint, provenance, states
+from hybridrepair.base import checkpoint, digests, provenance, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
 from hybridrepair.base.files import write_json
@@ -88,7 +88,7 @@ def main(args) -> None:
              "momentum", "temperature")
     images = taken(dataset.images, index)
     settings = {**{name: getattr(args, name) for name in names}, "seed": args.manualSeed, "n_images": len(index),
-                "images": checkpoint.digest(images), "mean": dataset.mean, "std": dataset.std, **rounding(args), **code_version()}
+                "images": digests.of(images), "mean": dataset.mean, "std": dataset.std, **rounding(args), **code_version()}
     with locked(path, making=str(path)):  # a folder that cannot be made ends it now, not after the training
         if not args.force and checkpoint.made_with(path, settings):
             print(f"{path} is there already, made with the same settings: nothing to do")

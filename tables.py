@@ -14,9 +14,9 @@ several, else the weights of the models under repair, else the model numbers, th
 """
 from pathlib import Path
 
-from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.errors import run as run_main
+from hybridrepair.base.files import atomic
 from hybridrepair.report import page
 from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, origin_of, plot, read_runs, table_of, written
 from hybridrepair.run.details import CAPTION as DETAILS
@@ -87,7 +87,7 @@ def main(args) -> None:
         cells = grid(table, args.metric, blocks, columns)
         text = written(cells, len(blocks) + 1, caption_of(runs, args.metric), args.format)
     if args.plot:
-        with checkpoint.atomic(args.plot) as temporary:
+        with atomic(args.plot) as temporary:
             plot(table, args.metric).savefig(temporary, format="png", dpi=120)
     give(args, text)
 
@@ -95,7 +95,7 @@ def main(args) -> None:
 def give(args, text: str) -> None:
     """Print a table, or write it to --output."""
     if args.output:
-        with checkpoint.atomic(args.output) as temporary:
+        with atomic(args.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
     else:
         print(text, end="")

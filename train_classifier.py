@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybridrepair.base import checkpoint, processes, provenance, states
+from hybridrepair.base import checkpoint, digests, processes, provenance, states
 from hybridrepair.base.device import device_of, on_machine
 from hybridrepair.base.errors import run
 from hybridrepair.base.files import write_json
@@ -72,7 +72,7 @@ def main(args) -> None:
     subset = biased_subset(dataset, args.class_weight, biased.parent)
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "lr": args.lr, "batch_size": args.batch_size, "seed": args.manualSeed,
-                **{part: checkpoint.digest(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset),
+                **{part: digests.of(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset),
                 **of_code(args.model), **code_version()}
     train, val = (Labelled.of(dataset, dataset.split[part][subset[part]], device) for part in ("train", "val"))
     settings["data"] = classifier.digest_of(train, val, dataset.num_classes, dataset.mean, dataset.std)

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hybridrepair.annotation.oracle import Oracle
-from hybridrepair.base import checkpoint
+from hybridrepair.base import digests
 from hybridrepair.base.device import on_machine
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.finiteness import blamed, require_weights
@@ -199,7 +199,7 @@ class InMemory(Scenario):
         self.oracle = Oracle(self.dataset.labels[self.dataset.split["pool"]], budget, "the answers")
 
     def _find_model(self) -> str:
-        return checkpoint.digest_of(*self.given.state_dict().values())
+        return digests.of_tensors(*self.given.state_dict().values())
 
     def answer(self, selection: Selection, answers: np.ndarray) -> None:
         """Take what was chosen, and the answers to it. UserError where they do not fit."""

@@ -24,7 +24,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hybridrepair.base import checkpoint, states
+from hybridrepair.base import digests, states
 from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.locks import locked
 from hybridrepair.base.rows import rows_in, write_rows
@@ -170,7 +170,7 @@ def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
 
     if done():
         return
-    path = STATES / f"{checkpoint.digest(repr(identity).encode())}.partial.t7"
+    path = STATES / f"{digests.of(repr(identity).encode())}.partial.t7"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, wait=False) as ours:
         if not ours or done():

@@ -8,7 +8,7 @@ import pytest
 import repair
 from conftest import CALL, read_rows, refusal, write_pool, write_tiny
 from hybridrepair.annotation.oracle import Oracle
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, digests
 from hybridrepair.selection.solutions import SOLUTIONS
 
 NOISE = np.random.default_rng(1).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
@@ -129,7 +129,7 @@ def test_the_unlabelled_half_alone_asks_nothing(field, unpainted, asked):
 @pytest.mark.parametrize("solution", ["hybrid", "mcp", "SSLConsistency", "SSLConsistency-Imp"])
 def test_labels_that_were_not_asked_for_change_nothing(field, unpainted, asked, solution):
     def weights(row: dict[str, str]) -> str:
-        return checkpoint.digest(Path("out", row["run"], "tiny_repaired.pt").read_bytes())
+        return digests.of(Path("out", row["run"], "tiny_repaired.pt").read_bytes())
 
     first = run("unlike", solution, 6)
     labels = np.load("data/unlike/labels.npy")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hybridrepair.annotation import label_studio, sorted_images, spreadsheet
 from hybridrepair.annotation.answer import Answer
-from hybridrepair.base import checkpoint
+from hybridrepair.base import digests
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import is_temporary
 from hybridrepair.base.text import text_of
@@ -109,6 +109,6 @@ def digest_of(path: Path) -> str:
     """What tells answers from others: the digest of a file, or of all files in a folder with their places."""
     path = given(path)
     if not path.is_dir():
-        return checkpoint.digest(path.read_bytes())
+        return digests.of(path.read_bytes())
     files = sorted(file for file in path.rglob("*") if file.is_file() and not is_temporary(file.name))
-    return checkpoint.digest(*(part for file in files for part in (os.fsencode(file.relative_to(path)), b"\0", file.read_bytes())))
+    return digests.of(*(part for file in files for part in (os.fsencode(file.relative_to(path)), b"\0", file.read_bytes())))

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hybridrepair.annotation.answer import Answer
-from hybridrepair.base.checkpoint import digest
+from hybridrepair.base import digests
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.arrays import image_of
 from hybridrepair.images.data import Dataset
@@ -77,10 +77,10 @@ def read(folder: Path, what: str, class_names: list[str], of_pixels: bool, ids: 
 def content_digest(path: Path, what: str, of_pixels: bool) -> str:
     """The digest of an image's file, or of its pixels, as images.identity.digest_of makes it."""
     if not of_pixels:
-        return digest(path.read_bytes())
+        return digests.of(path.read_bytes())
     try:
         with opened(path) as image:
             pixels = np.asarray(image)
     except Exception as error:  # Pillow raises many types here; all mean an image that cannot be used
         raise UserError(f"{what} {path}: it cannot be read ({reason_of(error)}); put back the original") from error
-    return digest(np.ascontiguousarray(pixels).tobytes())
+    return digests.of(np.ascontiguousarray(pixels).tobytes())

@@ -1,14 +1,12 @@
 """Checkpoints: flat dicts that describe themselves, written whole or not at all, read without executing anything."""
-import hashlib
 import os
 import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -216,20 +214,3 @@ def fit_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path |
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the state_dict on the CPU, in the default memory format: what the entry `net` of a checkpoint holds."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
-
-
-def digest(*contents: bytes | np.ndarray | Iterator[np.ndarray]) -> str:
-    """The first 16 hex digits of the SHA-256 of the contents, one after the other: what tells files or arrays apart in settings.
-
-    Arrays of an iterator are held one at a time.
-    """
-    made = hashlib.sha256()
-    for content in contents:
-        for part in content if isinstance(content, Iterator) else [content]:
-            made.update(np.ascontiguousarray(part).reshape(-1).data if isinstance(part, np.ndarray) else part)
-    return made.hexdigest()[:16]
-
-
-def digest_of(*tensors: torch.Tensor) -> str:
-    """The digest of the elements of tensors on any device."""
-    return digest(*(tensor.cpu().numpy() for tensor in tensors))

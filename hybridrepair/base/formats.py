@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.files import atomic
 
 ENTRIES = "net", "state_dict", "model"  # of a state_dict; the first is ours
 SAFETENSORS = ".safetensors"
@@ -142,7 +143,7 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
 
     weights = filled(found.weights)
     if path.suffix == SAFETENSORS:
-        with checkpoint.atomic(path) as temporary:
+        with atomic(path) as temporary:
             # not its save_file, whose error on a full disk is none of Python's
             temporary.write_bytes(_safetensors(path).torch.save(weights, found.metadata or None))
     elif found.entry is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base.files import atomic
 
 SEPARATORS = ",;\t"  # that spreadsheets write, by language
 MARKS = b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"  # of UTF-8, and of UTF-16 in both orders
@@ -53,7 +53,7 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None
     # a carriage return ends a row where it is not quoted, which csv does of itself in later versions of Python alone
     returns = any("\r" in str(cell) for row in rows for cell in row.values())
     # of names that are not UTF-8, what base.text.text_of makes
-    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n",
                                 quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
         writer.writeheader()

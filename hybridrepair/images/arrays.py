@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hybridrepair.base.checkpoint import atomic
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.files import atomic
 
 UNKNOWN = -1  # the label of an image that has none
 SIZE = 32  # pixels; images that do not come as arrays are resized to this side

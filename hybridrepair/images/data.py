@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybridrepair.base import locks, processes
-from hybridrepair.base.checkpoint import digest
+from hybridrepair.base import digests, locks, processes
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import line_of, text_of
 from hybridrepair.images import description, folders
@@ -56,7 +55,7 @@ class Dataset:
         index = np.unique(np.concatenate([*self.split.values()]))
         step = step_of(self.images)
         chunks = (taken(self.images, index[begin:begin + step]) for begin in range(0, len(index), step))
-        return digest(made_of.encode(), *(self.split[part] for part in sorted(self.split)), self.labels[index], chunks)
+        return digests.of(made_of.encode(), *(self.split[part] for part in sorted(self.split)), self.labels[index], chunks)
 
     def file(self, index: int) -> str:
         """The path of the file that image `index` was read from; "" for a dataset that was not an image folder.

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hybridrepair.base.checkpoint import atomic
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.files import atomic
 from hybridrepair.base.text import line_of, text_of
 from hybridrepair.images import description
 from hybridrepair.images.arrays import UNKNOWN, mean_std, read, save, unwritable

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hybridrepair.base.checkpoint import digest
+from hybridrepair.base import digests
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import image_of
 from hybridrepair.images.data import Dataset
@@ -31,13 +31,13 @@ def digest_of(dataset: Dataset, index: int) -> str:
     if path and path.is_file():
         state = path.stat()
         return digest_of_file(path, state.st_mtime_ns, state.st_size)
-    return digest(image_of(dataset.images, index))
+    return digests.of(image_of(dataset.images, index))
 
 
 @cache
 def digest_of_file(path: Path, changed: int, size: int) -> str:
     """The digest of a file, read once for each time that it has `changed` (ns) and each `size`."""
-    return digest(path.read_bytes())
+    return digests.of(path.read_bytes())
 
 
 def identity_of(dataset: Dataset, index: int) -> Identity:

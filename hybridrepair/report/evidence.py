@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.files import atomic
 from hybridrepair.images.arrays import UNKNOWN, image_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.selection.pool import Pool
@@ -117,7 +117,7 @@ def of(dataset: Dataset, pool: Pool, selection: Selection, answers: np.ndarray, 
 
 
 def save(path: Path, evidence: Evidence) -> None:
-    with checkpoint.atomic(path) as temporary, open(temporary, "wb") as file:
+    with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **{name: array for name, array in vars(evidence).items() if array is not None})
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from hybridrepair.base import checkpoint
 from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.files import atomic
 from hybridrepair.base.text import text_of
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.report import charts, evidence, plots
@@ -42,7 +42,7 @@ def write(folder: Path, seen: Evidence | None = None) -> Path:
     path = folder / FILE
     with nullcontext() if seen else refused(folder):
         text = render(contents(read_record(folder / RECORD), seen or evidence.load(folder / PREDICTIONS), folder))
-    with checkpoint.atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 

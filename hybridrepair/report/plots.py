@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base.files import atomic
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.report.evidence import Evidence
 
@@ -32,7 +32,7 @@ def write(folder: Path, seen: Evidence, epochs: list[dict], part: str = "T2") ->
 
 
 def save(path: Path, figure: Figure) -> None:
-    with checkpoint.atomic(path) as temporary:
+    with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

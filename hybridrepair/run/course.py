@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybridrepair.base import checkpoint, states
+from hybridrepair.base import digests, states
 from hybridrepair.base.finiteness import blamed
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run import output
@@ -75,7 +75,7 @@ class Course:
 
     def digest(self) -> str:
         """What tells this training from another of the same run: the labels of the pool; the identity of a run knows all else."""
-        return checkpoint.digest(self.labels)
+        return digests.of(self.labels)
 
     def run(self, model: nn.Module, kept: states.Kept | None, log: Callable[[dict], None]) -> list[dict]:
         """Fine-tune `model` in place, from the state in `kept` if there is one; a record for each epoch, printed and told to `log`."""
@@ -151,7 +151,7 @@ class Taught(Course):
 
     def prepare(self, selection: Selection) -> None:
         if semi_supervised(self.task.args):
-            of_labels = f"teacher by {checkpoint.digest(self.labels, self.new)}"
+            of_labels = f"teacher by {digests.of(self.labels, self.new)}"
             teacher = self.task.interim.of(of_labels, Teacher, lambda: teacher_of(self.task, self.labels, self.new))
             self.targets = teacher.targets.to(self.task.device)
             right = output.right(self.task.pool, teacher.targets.argmax(1).numpy(), self.labels == UNKNOWN)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hybridrepair.annotation.manifest import NAME as MANIFEST
 from hybridrepair.annotation.manifest import listed, manifest_of
-from hybridrepair.base import checkpoint, formats, interruption, provenance, states
+from hybridrepair.base import digests, formats, interruption, provenance, states
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import write_json
 from hybridrepair.base.interim import Interim
@@ -144,7 +144,7 @@ def inputs_of(task: Scenario) -> dict[str, object]:
     """The digests of all that a repair was given; those of files are the first 16 hex digits of their SHA-256."""
     answers = {name: task.settings.get(name) for name in ("labels", "labelled")}  # as they were read, hours ago
     return {"dataset": task.dataset.digest, "model": task.weights, "extractor": task.extractor and task.extractor.made_of, **answers,
-            "replayed": checkpoint.digest(task.replayable)}
+            "replayed": digests.of(task.replayable)}
 
 
 def print_end(task: Scenario, results: output.Run, outcome: Outcome) -> None:

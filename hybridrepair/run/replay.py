@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybridrepair.base import checkpoint, formats
+from hybridrepair.base import checkpoint, digests, formats
 from hybridrepair.base.errors import UserError
 from hybridrepair.images.biased import biased_subset
 from hybridrepair.images.data import Dataset
@@ -51,5 +51,5 @@ def tell_drawn(train: np.ndarray, folder: Path, model: Path) -> None:
     with suppress(UserError):  # which is told where its weights are needed
         made = formats.read(model).others.get("settings")
     if isinstance(made, dict) and "train" in made:
-        line += f"; the checkpoint names {'the same' if made['train'] == checkpoint.digest(train) else 'another'} set"
+        line += f"; the checkpoint names {'the same' if made['train'] == digests.of(train) else 'another'} set"
     print(line, flush=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridrepair.annotation import manifest
 from hybridrepair.annotation.oracle import budget_of, known_labels, oracle_of
-from hybridrepair.base import checkpoint
+from hybridrepair.base import digests
 from hybridrepair.base.device import device_of
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.finiteness import blamed
@@ -77,7 +77,7 @@ class Scenario:
     def _find_model(self) -> str:
         """The digest of the model under repair, once it is found."""
         self.checkpoint_path = checkpoint_path(self.args)
-        return checkpoint.digest(self.checkpoint_path.read_bytes())
+        return digests.of(self.checkpoint_path.read_bytes())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -136,9 +136,9 @@ class Scenario:
         step = step_of(images)
 
         def digest_of(part: np.ndarray) -> bytes:
-            return checkpoint.digest(taken(images, part[begin:begin + step]) for begin in range(0, len(part), step)).encode()
+            return digests.of(taken(images, part[begin:begin + step]) for begin in range(0, len(part), step)).encode()
 
-        pool = checkpoint.digest(*map(digest_of, np.array_split(index, len(index) // 1000 + 1)))
+        pool = digests.of(*map(digest_of, np.array_split(index, len(index) // 1000 + 1)))
         made = settings.selection_settings(self.args, self.settings)
         made |= {name: " ".join(f"{value:.6g}" for value in values) for name, values in (("mean", self.dataset.mean),
                                                                                        ("std", self.dataset.std))}
@@ -171,7 +171,7 @@ class Scenario:
     @cached_property
     def data(self) -> str:
         """The digest of all that is given, but the model: the dataset, and which of its images are replayed."""
-        return checkpoint.digest(self.dataset.digest.encode(), self.replayable)
+        return digests.of(self.dataset.digest.encode(), self.replayable)
 
     @cached_property
     def replayable(self) -> np.ndarray:

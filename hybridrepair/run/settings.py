@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from hybridrepair.annotation import answers, manifest
-from hybridrepair.base import checkpoint
+from hybridrepair.base import digests
 from hybridrepair.base.builders import code_of, is_builder
 from hybridrepair.base.version import code_version
 from hybridrepair.images.arrays import SIZE
@@ -54,7 +54,7 @@ def resolution(dataset: Dataset) -> dict[str, int]:
 
 def of_code(name: str) -> dict[str, str]:
     """The digest of the code that builds the model called `name`, where the user's does. UserError if it is missing."""
-    return {"builder": checkpoint.digest(code_of(name))} if is_builder(name) else {}
+    return {"builder": digests.of(code_of(name))} if is_builder(name) else {}
 
 
 def of_parts(args, dataset: Dataset, largest: int) -> dict[str, int]:
@@ -101,7 +101,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
     if args.labels:
         settings["labels"] = of_answers(args.labels, args.manifest)
     if args.labelled:  # of the files, not of the images that they name: those may be removed from the pool between two rounds
-        settings["labelled"] = checkpoint.digest("".join(sorted(of_answers(path, None) for path in args.labelled)).encode())
+        settings["labelled"] = digests.of("".join(sorted(of_answers(path, None) for path in args.labelled)).encode())
     if args.allow_missing:
         settings["allow_missing"] = True
     if args.feature_layer:
@@ -114,7 +114,7 @@ def settings_of(args, dataset: Dataset, extractor: Extractor | None, data: str, 
 def of_answers(path: str, named: str | None) -> str:
     """What tells answers, with the manifest of their questions, from others; the manifest may be `named`."""
     digest, asked = answers.digest_of(Path(path)), manifest.path_of(Path(path), named)
-    return checkpoint.digest(digest.encode(), asked.read_bytes()) if asked else digest
+    return digests.of(digest.encode(), asked.read_bytes()) if asked else digest
 
 
 def selection_settings(args, settings: dict) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridrepair.annotation.spreadsheet import protected, unprotected
-from hybridrepair.base import checkpoint
+from hybridrepair.base import digests
 from hybridrepair.base.files import atomic
 from hybridrepair.base.locks import locked
 from hybridrepair.base.rows import Rows, rows_in, write_rows
@@ -57,7 +57,7 @@ def identity_of(args: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
 def name_of(identity: Row) -> str:
     """The name of the folder of a run: model number, solution, budget in percent, seed, and a digest of all that tells it apart."""
     told = [identity[name] for name in ("model_number", "solution", "p_budget", "seed")]
-    return "_".join([*told, checkpoint.digest(" ".join(identity.values()).encode())[:8]])
+    return "_".join([*told, digests.of(" ".join(identity.values()).encode())[:8]])
 
 
 def row_of(folder: Path) -> Row | None:
@@ -153,7 +153,7 @@ def merged(table: list[Row], runs: Iterable[Row]) -> list[Row]:
 def set_aside(path: Path, fault: str) -> None:
     """Keep a copy of a results.csv that is not whole, and say so."""
     content = path.read_bytes()
-    kept = path.with_name(f"results_as_found_{checkpoint.digest(content)[:8]}.csv")
+    kept = path.with_name(f"results_as_found_{digests.of(content)[:8]}.csv")
     with atomic(kept) as temporary:
         temporary.write_bytes(content)
     print(f"{path} {fault}: it is kept as {kept.name}, and made anew from the folders of its runs and the rows that could be read",

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridrepair.base import checkpoint
+from hybridrepair.base import checkpoint, digests
 from hybridrepair.base.builders import builder, code_of, is_builder
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.images.arrays import MIN_SIZE
@@ -65,7 +65,7 @@ def encoder(path: Path, dataset: str) -> Extractor:
         raise UserError(f"there is no feature extractor {path}; train one with DATASET={dataset} PRETRAIN_FE=1 sh train.sh, use the "
                         f"features of the model under repair by --fe {MODEL} (FE={MODEL} in repair.sh), or those of a pretrained "
                         f"network by --fe {TIMM}NAME or FILE.py:FUNCTION")
-    made_of = checkpoint.digest(path.read_bytes())
+    made_of = digests.of(path.read_bytes())
 
     def network() -> nn.Module:
         from mymodels import moco  # here, because torchvision is slow to import and other features do without
@@ -99,7 +99,7 @@ def pretrained(name: str, network: object, folder: Path, code: bytes = b"") -> E
         return (pixels - mean.to(pixels.device)) / std.to(pixels.device)
 
     seen = f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}"
-    made_of = checkpoint.digest(seen.encode(), code, checkpoint.digest_of(*network.state_dict().values()).encode())
+    made_of = digests.of(seen.encode(), code, digests.of_tensors(*network.state_dict().values()).encode())
     return Extractor(f"{name}:{made_of}", made_of, folder, lambda: network, prepare, features_of, max(1, PIXELS // size ** 2))
 
 

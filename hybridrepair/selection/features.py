@@ -5,9 +5,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridrepair.base import checkpoint, processes, seals
+from hybridrepair.base import digests, processes, seals
 from hybridrepair.base.device import images_at_once
 from hybridrepair.base.errors import UserError
+from hybridrepair.base.files import atomic
 from hybridrepair.base.progress import progress
 from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
@@ -28,7 +29,7 @@ def kept(cache: Path, n: int) -> np.ndarray | None:
 def keep(cache: Path, features: np.ndarray) -> None:
     """Write features to `cache`, or say why that is not possible: they are then computed again the next time."""
     try:
-        with checkpoint.atomic(cache) as temporary:
+        with atomic(cache) as temporary:
             with open(temporary, "wb") as file:
                 np.save(file, features)
             seals.seal(temporary)
@@ -43,9 +44,9 @@ def extract(extractor: Extractor, normalise: Normalise, images: Tensor, batch_si
     `batch_size` counts images of up to 32x32 pixels. Kept in a file that is named for the extractor, the images, their shape and the
     normalisation, and for the version of the code. UserError where they are not finite.
     """
-    made_of = [extractor.made_of, checkpoint.digest_of(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist(),
+    made_of = [extractor.made_of, digests.of_tensors(images), *images.shape, *normalise.mean.tolist(), *normalise.std.tolist(),
                *code_version().values()]
-    cache = extractor.folder / f"features_{checkpoint.digest(repr(made_of).encode())}.npy"
+    cache = extractor.folder / f"features_{digests.of(repr(made_of).encode())}.npy"
     features = processes.led(lambda: kept(cache, len(images)))
     if features is None:
         model = extractor.network().eval().to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a stub's gap

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from hybridrepair.base import checkpoint, locks, processes, states
+from hybridrepair.base import checkpoint, digests, locks, processes, states
 from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.version import code_version
 from hybridrepair.images.augment import Normalise
@@ -16,14 +16,14 @@ from hybridrepair.training.passes import Labelled
 
 def settings_of(recipe: Recipe, train: Labelled, weights: str) -> dict:
     """What makes a baseline: `weights` is the digest of the model under repair."""
-    settings = {"weights": weights, "train": checkpoint.digest_of(train.images, train.labels), "epochs": recipe.epochs, "lr": recipe.lr,
+    settings = {"weights": weights, "train": digests.of_tensors(train.images, train.labels), "epochs": recipe.epochs, "lr": recipe.lr,
                 "weight_decay": recipe.weight_decay, "seed": recipe.seed, **code_version()}
     return settings | ({"estimated_statistics": True} if recipe.estimated_statistics else {})
 
 
 def path_of(model: Path, settings: dict) -> Path:
     """Where the baseline of a checkpoint lies, a file for each settings; <model>_finetuned.t7 is the published code's."""
-    return model.with_name(f"{model.stem}_finetuned_{checkpoint.digest(json.dumps(settings, sort_keys=True).encode())[:8]}.t7")
+    return model.with_name(f"{model.stem}_finetuned_{digests.of(json.dumps(settings, sort_keys=True).encode())[:8]}.t7")
 
 
 def tune(model: nn.Module, path: Path, normalise: Normalise, train: Labelled, recipe: Recipe, settings: dict,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hybridrepair.base import checkpoint, interruption, states
+from hybridrepair.base import checkpoint, digests, interruption, states
 from hybridrepair.base.files import write_text
 from hybridrepair.base.finiteness import blamed, require_weights, sum_of
 from hybridrepair.images.augment import Normalise
@@ -35,8 +35,8 @@ def state_path(path: Path) -> Path:
 def digest_of(images: Labelled, val: Labelled, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> str:
     """The digest of what a training is given: train and val images with their labels, the number of classes, and the normalisation."""
     made_of = repr((num_classes, len(images.labels), *map(float, (*mean, *std))))
-    parts = checkpoint.digest_of(images.images, images.labels, val.images, val.labels)
-    return checkpoint.digest(made_of.encode(), parts.encode())
+    parts = digests.of_tensors(images.images, images.labels, val.images, val.labels)
+    return digests.of(made_of.encode(), parts.encode())
 
 
 def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelled, args, path: Path, settings: dict,

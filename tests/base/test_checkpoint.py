@@ -229,11 +229,6 @@ def test_weights_of_are_a_copy_in_the_default_layout():
     assert (model.conv.bias - weights["conv.bias"]).tolist() == pytest.approx([1] * 4)
 
 
-def test_a_digest_is_the_beginning_of_the_sha256():
-    assert checkpoint.digest(b"abc") == "ba7816bf8f01cfea"  # FIPS 180-4, example of one block
-    assert checkpoint.digest(b"a", iter([np.array([98, 99], np.uint8)])) == "ba7816bf8f01cfea"
-
-
 def test_settings_that_hold_tensors_are_other_settings(tmp_path):
     checkpoint.save(tmp_path / "a.t7", {"settings": {"lr": torch.ones(2)}})
     assert "instead of 0.1" in refusal(checkpoint.made_with, tmp_path / "a.t7", {"lr": 0.1})
