@@ -13,7 +13,8 @@ PIL images, alone or as (image, label). `model` takes what mean and std make of 
 which they are the first; its features are the input of the last layer that gives the classes, or of `feature_layer`. Further settings
 are the flags of repair.py by the same names (`solution="mcp"`, `retrain_lr=0.01`, `manualSeed=20`); features are the model's own
 unless `fe` names others, and tau and weights are those of repair.sh.
-Features of a pretrained network are kept in check_point/field/features; nothing else is written.
+Features of a pretrained network are kept in check_point/field/features; nothing else is written. What belongs to the process is set as
+the entries set it, and stays: cuDNN computes repeatably, and under glibc freed memory is kept for the next call.
 Whatever cannot be used raises hybridrepair.base.errors.UserError.
 """
 import contextlib
