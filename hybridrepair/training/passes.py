@@ -104,6 +104,15 @@ def end_step(optimizer: torch.optim.Optimizer, of_parts: list[Tensor], losses: T
     look(step, steps, losses, fine, title, untrained)
 
 
+def images_of(train: Labelled, chosen: Labelled, number: Tensor, place: Tensor) -> Tensor:
+    """The train images of a number int64 [B], and, where that is less than 0, those at a place int64 [B] among the annotated ones."""
+    if not len(chosen.labels):
+        return train.images[number]
+    if not len(train.labels):
+        return chosen.images[place]
+    return torch.where((number >= 0)[:, None, None, None], train.images[number.clamp(min=0)], chosen.images[place.clamp(min=0)])
+
+
 def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalise: Normalise, train: Labelled, replay: Tensor,
                     chosen: Labelled, smoothing: float, seed: int, epoch: int, size: int = BATCH,
                     whole: bool = False, micro_batch: int | None = None, done: int = 0, total: float = 0.0,
@@ -115,7 +124,6 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
     NotFinite when the loss is no longer finite.
     """
     model.train()
-    images = torch.cat([train.images[replay], chosen.images])
     labels = torch.cat([train.labels[replay], chosen.labels])
     number = torch.cat([replay, torch.full_like(chosen.labels, -1)])  # annotated images are not augmented
     order = torch.from_numpy(generator(key(seed, "supervised order", epoch)).permutation(len(labels))).to(labels.device)
@@ -131,7 +139,8 @@ def supervised_pass(model: nn.Module, optimizer: torch.optim.Optimizer, normalis
             for part in batch.tensor_split(parts):
                 with shared(len(part)) as share:
                     own = part[share.rows]
-                    inputs = flip_and_crop(images[own], transform, number[own], where=number[own] >= 0)
+                    images = images_of(train, chosen, number[own], own - len(replay))
+                    inputs = flip_and_crop(images, transform, number[own], where=number[own] >= 0)
                     loss = smoothed_loss(model(normalise(inputs))[0], labels[own], smoothing)
                     (loss * (len(own) * share.weight / len(batch))).backward()
                 of_parts.append(loss.detach() * (len(own) * share.weight))
