@@ -36,10 +36,9 @@ def run(main, *args) -> None:
                 main(*args)
         except UserError as error:
             end(f"error: {error}", 2)
-        except BrokenPipeError:  # whoever read the output has ended, as head does: there is nobody to tell
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and is_unread():
+                sys.exit(128 + signal.SIGPIPE)
             end(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}); check the path, the permissions "
                 "and the room on the disk", 2)
         except KeyboardInterrupt as stop:
@@ -54,6 +53,16 @@ def run(main, *args) -> None:
             if processes.speaks():
                 raise
             sys.exit(1)
+
+
+def is_unread() -> bool:
+    """Whether whoever read the output has ended, as head does: there is nobody to tell, and Python writes nothing more at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def is_of_memory(error: Exception) -> bool:

@@ -26,6 +26,7 @@ def raising(error: BaseException):
     (OSError("no number"), 2, "error: a file cannot be used (no number); "),
     (MemoryError(), 2, "error: the memory does not suffice (MemoryError); a smaller --batch_size or --micro_batch takes less"),
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "error: the memory does not suffice (RuntimeError: CUDA out of"),
+    (BrokenPipeError(32, "Broken pipe"), 2, "error: a file cannot be used (Broken pipe); "),  # not that of the output
     (KeyboardInterrupt(), 130, "interrupted; there was nothing to be saved, give the same command again\n"),
 ])
 def test_what_a_user_can_cause_ends_in_one_sentence_and_a_status(capsys, error, status, message):
