@@ -109,6 +109,7 @@ def test_what_the_scripts_say_of_digits_is_what_the_registry_holds():
                      f"empty: {usual.p_budget:g} (digits: {digits.p_budget:g})",
                      f"empty: {usual.retrain_lr} (digits: {digits.retrain_lr})", f"empty: {usual.retrain_epoch}\n"):
             assert text in said[name]
+    assert f"digits) number={digits.model_number} ;; *) number={usual.model_number} ;;" in (ROOT / "grid.sh").read_text()
     assert digits.retrain_epoch == usual.retrain_epoch and digits.fe == "model2test"
     assert f"empty: {usual.n_epochs} (digits: {digits.n_epochs})" in said["train.sh"]
 
