@@ -17,7 +17,7 @@ FE_FLAGS=${FE_FLAGS:-}             # flags of pretrain_moco.py, such as --arch r
 set -euf
 . ./setup.sh
 case $PRETRAIN_FE in 0 | 1) ;; *) fail "PRETRAIN_FE is $PRETRAIN_FE; give 1 to train the feature extractor too, else 0" ;; esac
-case $RANDOM_SEED in *[!0-9]*) fail "RANDOM_SEED is $RANDOM_SEED; train.sh takes one seed" ;; esac
+case $RANDOM_SEED in *' '*) fail "RANDOM_SEED is $RANDOM_SEED; train.sh takes one seed" ;; esac
 for flag; do
     case $flag in
         -h | --help)
