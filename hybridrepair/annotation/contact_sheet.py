@@ -1,4 +1,5 @@
 """Contact sheets: the images to be annotated on a few pages, each with its rank and the predicted class under it."""
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hybridrepair.images.pictures import upright
 
 TILE, TEXT, COLUMNS, ROWS = 128, 20, 8, 10  # pixels of a tile's side and of the line under it; tiles in a row, rows on a page
 FONT_SIZE, MARGIN = 13, 6
+NAME = re.compile(r"contact_sheet(_\d+)?\.png")  # of the files that `names` names
 
 
 def names(pages: int) -> list[str]:

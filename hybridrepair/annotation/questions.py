@@ -6,7 +6,6 @@
 """
 import io
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from hybridrepair.selection.solutions import Selection
 FORMATS = ("csv", "label-studio", "folders")
 REGIONS = "regions.csv"
 COLUMNS = ("rank", "id", "digest", "file", "region", "region size", "unsmoothness", "predicted class", "label")
+# what --force replaces, beside the pages of the contact sheet: no file that others put beside it
 OURS = {QUESTIONS, REGIONS, manifest.NAME, label_studio.TASKS, label_studio.CONFIG, label_studio.IMAGES, sorted_images.FOLDER}
-PAGE = re.compile(r"contact_sheet(_\d+)?\.png")
 SHOWN_BY_BROWSERS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
 
@@ -68,7 +67,7 @@ def replace(folder: Path, made: Path) -> None:
     The manifest comes last, and none that tells of whole questions is there meanwhile.
     """
     manifest.begin(folder / manifest.NAME)
-    for old in [path for path in folder.iterdir() if path.name in OURS - {manifest.NAME} or PAGE.fullmatch(path.name)]:
+    for old in [path for path in folder.iterdir() if path.name in OURS - {manifest.NAME} or contact_sheet.NAME.fullmatch(path.name)]:
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     for file in sorted(made.iterdir(), key=lambda file: file.name == manifest.NAME):
         file.rename(folder / file.name)

@@ -3,7 +3,6 @@
 Whoever names such a file runs its code, as with any Python script.
 """
 import ast
-import hashlib
 import importlib.util
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 
+from hybridrepair.base import digests
 from hybridrepair.base.errors import UserError, reason_of
 
 
@@ -65,7 +65,7 @@ def builder(name: str) -> Callable:
     The file may import what lies beside it.
     """
     path, function = file_of(name), name.rpartition(":")[2]
-    place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
+    place = digests.of(os.fsencode(path.resolve()))[:8]
     spec = importlib.util.spec_from_file_location(f"builder_{path.stem}_{place}", path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)

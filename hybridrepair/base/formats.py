@@ -135,7 +135,7 @@ def write(path: Path, found: Checkpoint, model: nn.Module, **others: Any) -> Non
 
     def filled(old: dict[str, Tensor]) -> dict[str, Tensor]:
         names, new = checkpoint.names_in(old, ours), copy.copy(old)  # of its own type, in its own order
-        new.update({name: ours[names[name]].to(ours[names[name]].dtype if shipped else value.dtype) for name, value in old.items()})
+        new.update({name: ours[names[name]] if shipped else ours[names[name]].to(value.dtype) for name, value in old.items()})
         return new
 
     def is_whole(names: Collection[str]) -> bool:

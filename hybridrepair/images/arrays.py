@@ -1,6 +1,7 @@
 """The arrays that a dataset is kept in, images.npy and labels.npy: written whole, read and checked, and their mean and std."""
 import json
 import math
+from collections.abc import Iterator
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def taken(images: np.ndarray, index: np.ndarray) -> np.ndarray:
 def image_of(images: np.ndarray, index: int) -> np.ndarray:
     """A copy of the image [H, W, C] at `index`; what lies around it in a memory map does not stay in memory."""
     return taken(images, np.array([index]))[0]
+
+
+def chunks_of(images: np.ndarray, index: np.ndarray) -> Iterator[np.ndarray]:
+    """Copies of the images [N, H, W, C] at int64 index [M], some 4 MB at a time."""
+    step = step_of(images)
+    return (taken(images, index[begin:begin + step]) for begin in range(0, len(index), step))
 
 
 def step_of(images: np.ndarray) -> int:

@@ -15,7 +15,7 @@ from hybridrepair.base import digests, locks, processes
 from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.text import line_of, text_of
 from hybridrepair.images import description, folders
-from hybridrepair.images.arrays import MIN_SIZE, SIZE, UNKNOWN, mean_std, read, save, step_of, taken
+from hybridrepair.images.arrays import MIN_SIZE, SIZE, UNKNOWN, chunks_of, mean_std, read, save
 from hybridrepair.images.parts import FOLDERS, MEASURED, parts
 from hybridrepair.images.registry import DATASETS
 
@@ -53,9 +53,8 @@ class Dataset:
         sizes = {} if self._cut_as_usual else {part: len(index) for part, index in sorted(self.split.items())}
         made_of = repr((self.class_names, [float(each) for each in (*self.mean, *self.std)], *sizes.items()))
         index = np.unique(np.concatenate([*self.split.values()]))
-        step = step_of(self.images)
-        chunks = (taken(self.images, index[begin:begin + step]) for begin in range(0, len(index), step))
-        return digests.of(made_of.encode(), *(self.split[part] for part in sorted(self.split)), self.labels[index], chunks)
+        parts = (self.split[part] for part in sorted(self.split))
+        return digests.of(made_of.encode(), *parts, self.labels[index], chunks_of(self.images, index))
 
     def file(self, index: int) -> str:
         """The path of the file that image `index` was read from; "" for a dataset that was not an image folder.

@@ -18,7 +18,7 @@ from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.interim import Interim
 from hybridrepair.base.processes import led, told
 from hybridrepair.images import data
-from hybridrepair.images.arrays import UNKNOWN, step_of, taken
+from hybridrepair.images.arrays import UNKNOWN, chunks_of
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
@@ -132,13 +132,9 @@ class Scenario:
     @cached_property
     def origin(self) -> manifest.Origin:
         """What a choice is made with here."""
-        images, index = self.dataset.images, self.dataset.split["pool"]
-        step = step_of(images)
-
-        def digest_of(part: np.ndarray) -> bytes:
-            return digests.of(taken(images, part[begin:begin + step]) for begin in range(0, len(part), step)).encode()
-
-        pool = digests.of(*map(digest_of, np.array_split(index, len(index) // 1000 + 1)))
+        index = self.dataset.split["pool"]
+        parts = np.array_split(index, len(index) // 1000 + 1)
+        pool = digests.of(*(digests.of(chunks_of(self.dataset.images, part)).encode() for part in parts))
         made = settings.selection_settings(self.args, self.settings)
         made |= {name: " ".join(f"{value:.6g}" for value in values) for name, values in (("mean", self.dataset.mean),
                                                                                        ("std", self.dataset.std))}

@@ -7,17 +7,18 @@ from hybridrepair.images.randomness import generator
 
 MAX_ITERATIONS = 100
 NUMBERS = 2 ** 24  # of features, made float64 at a time
+ROWS, CHUNK = 4096, 2048  # vectors whose norms, and points whose distances, are computed at a time
 
 
 def squared_norms(vectors: Tensor, dtype: torch.dtype) -> Tensor:
     """Squared Euclidean norms [N] of vectors [N, D], computed in `dtype`, without N x D further numbers."""
     norm = torch.empty(len(vectors), dtype=dtype, device=vectors.device)  # a list would pin the blocks freed between
-    for part, out in zip(vectors.split(4096), norm.split(4096)):
+    for part, out in zip(vectors.split(ROWS), norm.split(ROWS)):
         out.copy_(part.to(dtype).square().sum(1))
     return norm
 
 
-def nearest(points: Tensor, centres: Tensor, chunk: int = 2048) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, centres: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """Index int64 [N] of the nearest centre of each point, and the squared distance float32 [N] to it."""
     half = squared_norms(centres, centres.dtype) / 2
     # small results kept one by one would pin the large blocks freed between them: N x k numbers in the end
@@ -39,7 +40,7 @@ def spread_out(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     first = int(rng.integers(n))
     chosen: list[Tensor | int] = [first]
     closest = torch.empty_like(norm)
-    for part, out in zip(points.split(2048), closest.split(2048)):
+    for part, out in zip(points.split(CHUNK), closest.split(CHUNK)):
         out.copy_((part - points[first]).square().sum(1))
     uniform = torch.from_numpy(rng.random((k, trials))).to(points.device)
     for step in range(1, k):
