@@ -1,4 +1,5 @@
 """What all tests share: a seed, the values recorded from the published code, small data."""
+import contextlib
 import csv
 import importlib.util
 import json
@@ -47,10 +48,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--all"):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="long: run by --all"))
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(7200) if config.getoption("--all") else pytest.mark.skip(reason="long: run by --all"))
 
 
 @pytest.fixture
@@ -114,6 +114,18 @@ def write_small(root: Path, pool: int = 200) -> Path:
     split = {"train": [0, 160], "val": [160, 220], "T2": [220, 340], "pool": [340, 340 + pool]}
     (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["zero", "one", "two", "three"]}))
     return folder
+
+
+@contextlib.contextmanager
+def begun(words: list, **more) -> Iterator[subprocess.Popen]:
+    """A process, with a group of its own, beside which the block runs; if that fails the group is killed, else it is waited for."""
+    with subprocess.Popen(words, start_new_session=True, **more) as process:
+        try:
+            yield process
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def inertia(points: np.ndarray, label: np.ndarray) -> float:
@@ -194,6 +206,7 @@ def to_the_end(work: Callable[[], object], seconds: int) -> NoReturn:
     """End this forked process with the work, by its status, or after so many seconds rather than hang."""
     status = 1
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # that of the process it comes from is pytest-timeout's
         signal.alarm(seconds)
         work()
         status = 0

@@ -90,11 +90,17 @@ def call(path: str, words: list[str]) -> None:
     """Have the server run the words, and end as they end."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(path)
+    came, noted = socket.socketpair()  # a handler in Python is not called for a signal that comes just before the wait
+    noted.setblocking(False)
+    signal.set_wakeup_fd(noted.fileno())
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: connection.send(str(number).encode()))
+        signal.signal(number, lambda *_: None)
     message = json.dumps({"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
     assert len(message) < LONGEST, len(message)
     socket.send_fds(connection, [message], [0, 1, 2])
+    while connection not in select.select([connection, came], [], [])[0]:
+        for number in came.recv(16):
+            connection.send(str(number).encode())
     status = int(connection.recv(16) or 1)
     if status < 0:
         if -status in PASSED_ON:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, copy_code, read_rows
+from conftest import ROOT, begun, copy_code, read_rows
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
 LISTS = {"MODEL": "MobileNet resnet18", "MODEL_NO": "0 1", "SOLUTION": "mcp", "RANDOM_SEED": "10 20", "lam": "1 2", "p_budget": "5"}
@@ -140,8 +140,8 @@ JOB = ["cluster/grid.sbatch", "baseline.sh", *GIVEN]
 def job(folder: Path, **variables: str) -> Iterator[subprocess.Popen]:
     """A job of the block, with a process group of its own, as Slurm gives it."""
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(["sh", *JOB], cwd=folder, env=environment(PATH=path, **variables), **pipes) as started:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with begun(["sh", *JOB], cwd=folder, env=environment(PATH=path, **variables), **pipes) as started:
         yield started
 
 
@@ -220,8 +220,7 @@ def slurm(tmp_path_factory) -> Iterator[Path]:
         pytest.skip(f"Slurm is not installed ({', '.join(missing)}): apt install slurmctld slurmd slurm-client munge")
     folder = tmp_path_factory.mktemp("slurm")
     command = ["sh", str(ROOT / "tests/slurm.sh"), str(folder), "sh", "-c", "echo ready; exec cat"]  # it ends with its standard input
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-                          env=environment(PYTHON=sys.executable)) as running:
+    with begun(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(PYTHON=sys.executable)) as running:
         assert running.stdout.readline() == "ready\n"
         yield folder
         running.stdin.close()

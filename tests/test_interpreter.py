@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from conftest import begun
+
 
 def run(python: str, *words: str, **more) -> subprocess.CompletedProcess:
     return subprocess.run([python, *words], capture_output=True, text=True, timeout=60, **more)
@@ -29,8 +31,9 @@ def test_words_folder_environment_and_standard_files_are_the_callers(python, tmp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_code(python, number):
-    code = f"import signal, sys; signal.signal({int(number)}, lambda *_: sys.exit(9)); print('ready', flush=True); signal.pause()"
-    with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, text=True) as running:
+    code = (f"import signal, sys, time\nsignal.signal({int(number)}, lambda *_: sys.exit(9))\nprint('ready', flush=True)\n"
+            "while True:\n    time.sleep(0.1)")  # in place of a pause, which a signal that comes just before it would not end
+    with begun([python, "-c", code], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(number)
         assert running.wait(60) == 9

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT, copy_code, write_small
+from conftest import ROOT, begun, copy_code, write_small
 from hybridrepair.images.registry import DATASETS, Defaults
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
@@ -173,7 +173,7 @@ case "$*" in *--check*) ;; *{first}*) echo long >> calls; i=0; while [ $i -lt 30
     python.chmod(0o755)
     variables = {"PYTHON": str(python), "PARTS": "small:0", "FE": "model2test"}
     calls = tmp_path / "calls"
-    with subprocess.Popen(["sh", "results/grid.sh"], cwd=tmp_path, start_new_session=True, env=os.environ | variables) as grid:
+    with begun(["sh", "results/grid.sh"], cwd=tmp_path, env=os.environ | variables) as grid:
         while grid.poll() is None and not (calls.exists() and "long" in calls.read_text()):
             time.sleep(0.05)
         os.killpg(grid.pid, signal.Signals[f"SIG{name}"])
