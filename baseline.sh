@@ -14,7 +14,7 @@ MODEL_NO=${MODEL_NO:-}                 # 0 1 2: Model A, B, C; empty: 0 (digits:
 SOLUTION=${SOLUTION:-mcp}              # random gini entropy margin mcp coreset badge typiclust
                                        # SSLRandom SSLConsistency SSLConsistency-Imp, and those of repair.sh
 p_budget=${p_budget:-}                 # percent of the pool that is annotated; empty: 1 (digits: 5)
-RANDOM_SEED=${RANDOM_SEED:-10}         # of all that is random in a repair
+RANDOM_SEED=${RANDOM_SEED:-10}         # of what is drawn in selection and repair; start and regions are the same for all
 avg_clustersize=${avg_clustersize:-10} # images in an average region
 min_samples=${min_samples:-3}          # points, itself counted, that make a point dense
 eps=${eps:-0.3}                        # cosine distance of CLUSTER=dbscan

@@ -182,7 +182,7 @@ def labelled(given: Pairs | None, what: str) -> tuple[np.ndarray, np.ndarray] | 
 
 
 class InMemory(Scenario):
-    """A scenario of arrays and a module, of which nothing is read from files or written to them."""
+    """A scenario of arrays and a module, of which nothing is read from files or written to them; the features of `fe` are kept."""
 
     def __init__(self, model: nn.Module, field: Images, budget: int, train: Pairs | None, test: Pairs | None,
                  classes: Sequence[str] | None, mean: Sequence[float] | None, std: Sequence[float] | None, settings: dict[str, Any]):

@@ -1,10 +1,10 @@
 """Controls of hybrid+: what its rate and its number of steps give by themselves, without a teacher.
 
     python results/controls.py --dataset cifar10 --model2test_arch resnet18 --solution mcp --precision bfloat16
-    python results/controls.py --dataset cifar10 --model2test_arch resnet18 --solution none --precision bfloat16
+    python results/controls.py --dataset cifar10 --model2test_arch resnet18 --no_answers --precision bfloat16
 
 Trains the model that a repair would start from as hybrid+ does, step by step, but in place of the pool sees the images that the
-solution (or none) has annotated and the train set, in turns and with their labels; adds a row to results/<dataset>/controls.csv.
+solution has annotated (or none) and the train set, in turns and with their labels; adds a row to results/<dataset>/controls.csv.
 """
 import sys
 from dataclasses import replace
@@ -23,16 +23,23 @@ from hybridrepair.run.scenario import Scenario
 from hybridrepair.training.finetune import finetune
 
 RESULTS = Path(__file__).resolve().parent
-COLUMNS = ("dataset", "model", "model_number", "solution", "seed", "distill_lr", "epochs", "n_annotated", "acc_before", "acc_after")
+COLUMNS = ("dataset", "model", "model_number", "solution", "seed", "distill_lr", "epochs", "n_annotated", "acc_before", "acc_after",
+           "precision")
 
 
-def main(args, annotates: bool) -> None:
+def parse_args(argv: list[str] | None = None):
+    parser = repair_parser(__doc__)
+    parser.add_argument("--no_answers", action="store_true", help="have nothing annotated: the train set alone")
+    return parser.parse_args(argv)
+
+
+def main(args) -> None:
     task = Scenario(args)
     if args.check:
         return
     train, pool = task.train, task.pool
     images, labels = train.images, train.labels
-    if annotates:
+    if not args.no_answers:
         chosen = task.selection.annotated
         images = torch.cat([pool.images[torch.from_numpy(chosen).to(task.device)], images])
         labels = torch.cat([torch.from_numpy(task.oracle.annotate(chosen)).to(task.device), labels])
@@ -48,11 +55,10 @@ def main(args, annotates: bool) -> None:
     path = RESULTS / args.dataset / "controls.csv"
     path.parent.mkdir(exist_ok=True)
     found = rows_in(path.read_bytes()).rows if path.exists() else []
-    values = (args.dataset, args.model2test_arch, args.model_number, args.solution if annotates else "none", args.manualSeed,
-              args.distill_lr, recipe.epochs, len(labels) - len(train.labels), f"{before:.2f}", f"{record['acc']:.2f}")
+    values = (args.dataset, args.model2test_arch, args.model_number, "none" if args.no_answers else args.solution, args.manualSeed,
+              args.distill_lr, recipe.epochs, len(labels) - len(train.labels), f"{before:.2f}", f"{record['acc']:.2f}", args.precision)
     write_rows(path, COLUMNS, [*found, dict(zip(COLUMNS, map(str, values)))])
 
 
 if __name__ == "__main__":
-    parsed = repair_parser(__doc__).parse_args(["random" if word == "none" else word for word in sys.argv[1:]])
-    run(main, parsed, "none" not in sys.argv)
+    run(lambda: main(parse_args()))

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from conftest import CALL, results_script, write_trained
-from hybridrepair.run.flags import repair_parser
 
 
 @pytest.fixture
@@ -28,16 +27,16 @@ def test_a_control_takes_the_steps_of_hybrid_plus_and_leaves_a_row(controls, mon
 
     monkeypatch.setattr(controls, "finetune", noted)
     args = [*CALL, "--dataset", "small", "--p_budget", "10", "--distill_lr", "0.5"]
-    controls.main(repair_parser("").parse_args([*args, "--solution", "mcp"]), True)
-    controls.main(repair_parser("").parse_args([*args, "--solution", "mcp", "--retrain_epoch", "20"]), False)
+    controls.main(controls.parse_args([*args, "--solution", "mcp"]))
+    controls.main(controls.parse_args([*args, "--no_answers", "--retrain_epoch", "20"]))
     assert seen == [(200, 4, 120)] * 2
     with open("results/small/controls.csv", newline="") as file:
         asked, none = csv.DictReader(file)
     assert (asked["solution"], asked["n_annotated"], asked["epochs"], asked["distill_lr"]) == ("mcp", "20", "1", "0.5")
-    assert (none["solution"], none["n_annotated"], none["epochs"]) == ("none", "0", "20")
+    assert (none["solution"], none["n_annotated"], none["epochs"], none["precision"]) == ("none", "0", "20", "float32")
     assert float(none["acc_after"]) > float(none["acc_before"]) + 20
 
 
 def test_a_check_trains_nothing(controls):
-    controls.main(repair_parser("").parse_args([*CALL, "--dataset", "small", "--p_budget", "10", "--check"]), True)
+    controls.main(controls.parse_args([*CALL, "--dataset", "small", "--p_budget", "10", "--check"]))
     assert not Path("results/small").exists()

@@ -195,7 +195,8 @@ def repair_parser(doc: str) -> Parser:
     group.add_argument("--micro_batch", type=number(int, 2), metavar="N", help="images per forward and backward pass: larger batches "
                        "go through in parts, whose gradients add up, while batch norm sees each by itself (default: what takes the "
                        "memory of a whole step at 32x32 pixels, that is 640, and 13 at 224x224)")
-    group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of all that is random")
+    group.add_argument("--manualSeed", type=number(int, 0, MAX_SEED), default=SEED, help="seed of what is drawn in selection and "
+                       "repair; the model that a repair starts from and the regions are the same for all")
 
     group = parser.add_argument_group("results")
     group.add_argument("--save_path", help="folder of results.csv and of a folder for each run (default: "

@@ -13,6 +13,7 @@ from hybridrepair.base.errors import UserError
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.randomness import SEED, key
+from hybridrepair.images.registry import defaults_of
 from hybridrepair.run.settings import of_code, of_parts, rounding, save_path_of
 from hybridrepair.training import baseline
 from hybridrepair.training.finetune import Recipe
@@ -43,7 +44,8 @@ def checkpoint_path(args) -> Path:
 def recipe_of(args, stage: str, seed: int) -> Recipe:
     """How to fine-tune; the stage belongs to every draw, so that none sees what another with the same seed has seen."""
     return Recipe(args.retrain_epoch, args.retrain_lr, args.retrain_weightdecay, args.lam_ul, key(seed, stage),
-                  estimated_statistics=args.estimated_statistics, batch_size=args.batch_size, micro_batch=args.micro_batch)
+                  estimated_statistics=args.estimated_statistics, batch_size=args.batch_size, micro_batch=args.micro_batch,
+                  usual_lr=defaults_of(args.dataset).retrain_lr)
 
 
 def read(path: Path, dataset: Dataset) -> formats.Checkpoint:

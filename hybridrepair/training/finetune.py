@@ -35,6 +35,7 @@ class Recipe:
     estimated_statistics: bool = False  # batch norm's come from replayed images alone, not from what was trained on
     batch_size: int = 256  # images per forward pass when it is decided what to replay; does not change the result
     micro_batch: int | None = None  # images per forward and backward pass, see `micro_batch_of`
+    usual_lr: float = 0.001  # where none is given: which setting is to blame for a loss that is not finite goes by it
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -47,7 +48,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def remedy_of(recipe: Recipe, ssl: bool = False, taught: bool = False) -> str:
     """What to do about a fine-tuning by a recipe, with SSL passes or `taught` by distillation, whose numbers are no longer finite."""
-    rate = ("--distill_lr", PEAK) if taught else ("--retrain_lr", Recipe.lr)
+    rate = ("--distill_lr", PEAK) if taught else ("--retrain_lr", recipe.usual_lr)
     given = {rate: recipe.lr, ("--retrain_weightdecay", Recipe.weight_decay): recipe.weight_decay}
     given |= {("--lam_ul", Recipe.lam_ul): recipe.lam_ul} if ssl else {}
     (flag, _), value = max(given.items(), key=lambda each: each[1] / each[0][1])  # the farthest above its default
@@ -118,7 +119,8 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
                 raise UserError(f"one labelled image alone cannot be trained on ({reason_of(error)}); have more annotated by "
                                 "--p_budget, or replay train images") from error
             record["loss"], step, total = loss.item(), 0, 0.0
-        if unlabelled is not None and pool is not None and known is not None and unlabelled.weights.sum() > 0:
+        if unlabelled is not None and unlabelled.weights.sum() > 0:
+            assert pool is not None and known is not None
             labelled = chosen if chosen is not None and not len(train.labels) else train
             if replay is None or not step:
                 replay = (replay_of(model, normalise, train, recipe.batch_size) if labelled is train
@@ -126,7 +128,8 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             loss, n = ssl_pass(model, optimizer, normalise, labelled, replay, pool, unlabelled, known, recipe.lam_ul, recipe.seed,
                                epoch, step, total, after(False), micro_batch)
             record["ssl_loss"], record["images"] = loss.item(), record["images"] + n
-        if targets is not None and pool is not None:
+        if targets is not None:
+            assert pool is not None
             loss, record["images"] = distillation_pass(model, optimizer, normalise, train, pool, targets, recipe.lr, recipe.epochs,
                                                        recipe.seed, epoch, step, total, after(False), micro_batch)
             record["loss"], replay = loss.item(), torch.arange(len(train.labels), device=train.labels.device)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from conftest import Counted, refusal
 from hybridrepair.base.interruption import Interruption, handled
 from hybridrepair.base.states import Kept
+from hybridrepair.run.flags import repair_parser
+from hybridrepair.run.models import recipe_of
 from hybridrepair.training import distillation, passes
 from hybridrepair.training.distillation import OF_POOL, distillation_pass, rate_at
 from hybridrepair.training.finetune import Recipe, finetune, remedy_of
@@ -158,3 +160,5 @@ def test_a_rate_that_is_too_high_is_named():
     assert told.startswith("epoch 1 of fine-tuning, ") and "lower --distill_lr than 1e+30, the likely cause" in told
     assert remedy_of(Recipe(lr=0.05, weight_decay=0.02), taught=True).startswith("lower --retrain_weightdecay than 0.02")
     assert remedy_of(Recipe(lr=0.05, weight_decay=0.02)).startswith("lower --retrain_lr than 0.05")
+    digits = recipe_of(repair_parser("").parse_args(["--dataset", "digits", "--lam_ul", "900"]), "repair", 10)
+    assert remedy_of(digits, ssl=True).startswith("lower --lam_ul than 900")  # the rate is the usual one of this dataset
