@@ -36,6 +36,8 @@ from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.images.data import Dataset
 
 ROOT = Path(__file__).parents[1]
+LONGEST = 400  # seconds that a test waits for something: a machine may be busy, and pytest-timeout ends a test after 600
+PORTS = iter(range(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 32_768))
 
 # a shell starts what runs in its background with SIGINT ignored, and nohup with SIGHUP: processes of the tests would have it too
 for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -159,14 +161,14 @@ def twice_at_once(call) -> None:
     start = context.Barrier(2)
 
     def begin() -> None:
-        start.wait(60)
+        start.wait(LONGEST)
         call()
 
     processes = [context.Process(target=begin) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(LONGEST)
     assert [process.exitcode for process in processes] == [0, 0]
 
 
@@ -177,17 +179,29 @@ class Ended(NamedTuple):
     err: str
 
 
+def free_port() -> int:
+    """A port of this machine, none of those that it gives by itself: what binds it later finds it free still."""
+    for port in PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 def in_processes(n: int, folder: Path, work: Callable[[int], object]) -> list[Ended]:
     """What becomes of n forked processes of one run in `folder`, as torchrun would start them: each does its `work`, told its rank."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    variables = {"LOCAL_RANK": 0, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = []
-    for rank in range(n):
-        started.append(os.fork())
-        if not started[-1]:
-            _be_one(lambda: work(rank), rank, folder, variables | {"RANK": rank})  # noqa: B023  # called at once
-    status = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+    variables = {"LOCAL_RANK": 0, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    started, status = [], []
+    try:
+        for rank in range(n):
+            started.append(os.fork())
+            if not started[-1]:
+                _be_one(lambda: work(rank), rank, folder, variables | {"RANK": rank})  # noqa: B023  # called at once
+        for process in started:
+            status.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    finally:
+        for process in started[len(status):]:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
     return [Ended(status[rank], *((folder / f"{name}_{rank}.txt").read_text() for name in ("out", "err"))) for rank in range(n)]
 
 
@@ -199,7 +213,7 @@ def _be_one(work: Callable[[], object], rank: int, folder: Path, variables: dict
         os.environ.update({name: str(value) for name, value in variables.items()})
         run(work)
 
-    to_the_end(begin, 900)
+    to_the_end(begin, LONGEST)
 
 
 def to_the_end(work: Callable[[], object], seconds: int) -> NoReturn:

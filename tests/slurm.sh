@@ -39,6 +39,8 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
+# a machine may be busy with something else
+MessageTimeout=100
 # what has ended is to be shown still
 MinJobAge=86400
 SchedulerType=sched/builtin

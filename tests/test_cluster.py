@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, begun, copy_code, read_rows
+from conftest import LONGEST, ROOT, begun, copy_code, read_rows
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
 LISTS = {"MODEL": "MobileNet resnet18", "MODEL_NO": "0 1", "SOLUTION": "mcp", "RANDOM_SEED": "10 20", "lam": "1 2", "p_budget": "5"}
@@ -22,12 +22,11 @@ SETTINGS = {"DATASET": "small", "FE": "model2test", "PYTHON": "./python"}
 # second signal is noted too, since Python would end on it without a state
 STAND_IN = """#!/bin/sh
 exec 2>/dev/null  # the shell tells the end of its sleep
-seed=${*##*--manualSeed } seed=${seed%% *}
+seed=${*##*--manualSeed } seed=${seed%% *} i=0 asked=''
 trap 'echo "$seed signalled" >> told; asked=1' TERM
 echo "$*" >> calls
 case "$*" in *--check*) exit ;; esac
 echo "$seed began" >> told
-i=0 asked=''
 case $seed in 2*) while [ $i -lt 3000 ] && [ -z "$asked" ] && ! [ -e "state_$seed" ]; do i=$((i + 1)); sleep 0.1; done ;; esac
 if [ -n "$asked" ]; then
     for i in 1 2 3; do sleep 0.1; done
@@ -66,7 +65,7 @@ def lines(path: Path) -> list[str]:
 
 
 def wait_for(told: Path, line: str) -> None:
-    until(lambda: line in lines(told), 60, lambda: lines(told))
+    until(lambda: line in lines(told), LONGEST, lambda: lines(told))
 
 
 def until(what: Callable[[], bool], seconds: float, state: Callable[[], object]) -> None:
@@ -163,7 +162,7 @@ def test_before_the_time_limit_the_cell_saves_its_state_and_is_requeued_by_its_o
     with job(folder, **variables) as started:
         wait_for(folder / "told", "20 began")
         started.send_signal(signal.SIGUSR1)
-        out, err = started.communicate(timeout=60)
+        out, err = started.communicate(timeout=LONGEST)
     assert started.returncode == 143 and "go on later" in out and err == ""
     assert lines(folder / "told") == ["20 began", "20 signalled", "20 saved"] and lines(folder / "scontrol") == requeued
 
@@ -172,7 +171,7 @@ def test_a_job_that_slurm_ends_waits_for_the_state_gets_one_signal_and_is_not_re
     with job(folder, **TASK) as started:
         wait_for(folder / "told", "20 began")
         os.killpg(started.pid, signal.SIGTERM)
-        assert started.wait(timeout=60) == 143
+        assert started.wait(timeout=LONGEST) == 143
     assert lines(folder / "told") == ["20 began", "20 signalled", "20 saved"] and not (folder / "scontrol").exists()
 
 
@@ -180,7 +179,7 @@ def test_a_job_that_began_too_often_is_not_requeued(folder):
     with job(folder, **TASK, SLURM_RESTART_COUNT="3", RESTARTS="3") as started:
         wait_for(folder / "told", "20 began")
         started.send_signal(signal.SIGUSR1)
-        _, err = started.communicate(timeout=60)
+        _, err = started.communicate(timeout=LONGEST)
     assert started.returncode == 2 and err.count("\n") == 1 and "3 times already" in err and not (folder / "scontrol").exists()
 
 
@@ -234,7 +233,7 @@ def test_tasks_of_a_real_array_that_are_requeued_or_at_their_time_limit_go_on(sl
     here.call("scontrol", "requeue", f"{array}_1")
     wait_for(folder / "told", "21 began")
     here.call("scancel", "--signal=USR1", "--batch", f"{array}_2")  # as comes before a time limit
-    here.wait(array, seconds=120)
+    here.wait(array, seconds=LONGEST)
     assert Counter(lines(folder / "told")) == Counter(["10 began", "10 ended", *(
         f"{seed} {what}" for seed in (20, 21) for what in ("began", "signalled", "saved", "began", "ended"))])
     for task, restarts in enumerate("011"):

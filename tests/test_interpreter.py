@@ -5,11 +5,11 @@ import subprocess
 
 import pytest
 
-from conftest import begun
+from conftest import LONGEST, begun
 
 
 def run(python: str, *words: str, **more) -> subprocess.CompletedProcess:
-    return subprocess.run([python, *words], capture_output=True, text=True, timeout=60, **more)
+    return subprocess.run([python, *words], capture_output=True, text=True, timeout=LONGEST, **more)
 
 
 @pytest.mark.parametrize("code, status, said", [
@@ -36,4 +36,4 @@ def test_a_signal_reaches_the_code(python, number):
     with begun([python, "-c", code], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(number)
-        assert running.wait(60) == 9
+        assert running.wait(LONGEST) == 9

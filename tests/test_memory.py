@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import CALL, read_rows, write_tiny
+from conftest import CALL, LONGEST, read_rows, write_tiny
 
 ROOT = Path(__file__).parents[1]
 GB = 10 ** 9
@@ -59,7 +59,7 @@ def test_a_slice_of_an_array_larger_than_memory_is_selected_from(tmp_path):
     split = {"train": [begin, begin + 200], "T2": [begin + 200, begin + 400], "pool": [begin + 400, begin + 1400]}
     (folder / "dataset.json").write_text(json.dumps({"split": split, "classes": ["cat", "dog"]}))
     write_tiny(tmp_path)
-    peak = peak_of(tmp_path, "--dataset", "large", "--p_budget", "5", "--auto_tao", "--out", "ask", seconds=120)
+    peak = peak_of(tmp_path, "--dataset", "large", "--p_budget", "5", "--auto_tao", "--out", "ask", seconds=LONGEST)
     assert images.nbytes > 40 * GB and peak < 2 * GB
     asked = [int(row["id"].removeprefix("#")) for row in read_rows(tmp_path / "ask/to_label.csv")]
     assert len(set(asked)) == 50 and begin + 400 <= min(asked) <= max(asked) < begin + 1400

@@ -401,7 +401,7 @@ def test_a_published_file_and_a_damaged_one_are_refused_and_replaced_by_force(co
     ("1e300", ["--n_epochs", "2"], "epoch 1, step 1: the weights would not be finite"),
 ])
 def test_a_training_that_diverges_ends_in_one_sentence_and_leaves_no_checkpoint(folder, capsys, rate, more, told):
-    error = refusal(folder, capsys, "--lr", rate, "--warmup_epochs", "0", *more)
+    error = refusal(folder, capsys, "--lr", rate, "--warmup_epochs", "0", "--save_every", "3600", *more)
     assert error.startswith(f"error: {told}") and "finite; train with a lower --lr than 1e+" in error
     assert names_in(folder / "out") == ["checkpoint.json"]
 

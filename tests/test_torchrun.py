@@ -17,7 +17,7 @@ import pretrain_moco
 import repair
 import selection
 import train_classifier
-from conftest import ROOT, Ended, in_processes, read_rows, unpaint, write_small
+from conftest import LONGEST, ROOT, Ended, in_processes, read_rows, unpaint, write_small
 from hybridrepair.training import passes
 from mymodels import mobilenet
 from mymodels.moco import ARCHITECTURES
@@ -243,7 +243,7 @@ def test_torchrun_runs_an_entry_and_a_fault_is_told_once(again, python):
     def torchrun(*words: str) -> subprocess.CompletedProcess:
         main = "from torch.distributed.run import main; main()"
         return subprocess.run([python, "-c", main, "--standalone", "--nproc_per_node=2", "--no-python", python, *words], cwd=again,
-                              capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
+                              capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LONGEST)
 
     shutil.rmtree(again / "check_point")
     done = torchrun(str(ROOT / "train_classifier.py"), *TRAIN)

@@ -74,7 +74,7 @@ class Run:
 
     def _enter(self) -> None:
         with spared(str(self.results), f"python tables.py --rebuild {shlex.quote(str(self.save_path))} makes it"):
-            table.enter(self.results)
+            table.enter(self.results, run=self.folder.name)
 
     def clean(self) -> None:
         """Remove what was kept of this run until it was finished, its last state first; not what it keeps where it is done again."""

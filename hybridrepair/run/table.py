@@ -107,26 +107,29 @@ def folders_in(path: Path) -> dict[str, int]:
     return found
 
 
-def enter(path: Path, all_again: bool = False) -> int:
-    """Enter into the results.csv `path` what it lacks of the runs beside it, or all of them again; returns how many rows it has.
+def enter(path: Path, all_again: bool = False, run: str | None = None) -> int:
+    """Enter into the results.csv `path` what it lacks of the runs beside it, and that of the folder `run` as it is, or all of them
+    again; returns how many rows it has.
 
-    It is looked at again after it was written: where there are no locks, another process may have replaced it.
+    It is looked at again after it was written: a run may have ended since its folder was read, and where there are no locks another
+    process may have replaced the table.
     """
     with locked(path):
-        before = None
+        before, seen = None, dict[str, int]()
         while True:
             written = path.stat().st_mtime_ns if path.exists() else 0
             table, folders = read(path), folders_in(path.parent)
             every = all_again or not table.ours
             known = {row.get("run") for row in table.rows}
-            asked = sorted(name for name, time in folders.items() if every or name not in known or time + SLACK >= written)
+            asked = sorted(name for name, time in folders.items() if every or name not in known or time + SLACK >= written
+                           or name == run or before and seen.get(name) != time)
             rows = merged(table.rows, filter(None, (row_of(path.parent / name) for name in asked)))
             if (table.ours and rows == table.rows) or (table, rows) == before:
                 return len(rows)
             if table.fault:
                 set_aside(path, table.fault)
             write(path, rows)
-            all_again, before = False, (table, rows)
+            all_again, before, seen = False, (table, rows), folders
 
 
 def merged(table: list[Row], runs: Iterable[Row]) -> list[Row]:

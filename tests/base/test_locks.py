@@ -3,10 +3,12 @@ import errno
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from conftest import LONGEST
 from hybridrepair.base import locks
 from hybridrepair.base.locks import locked
 
@@ -16,19 +18,21 @@ FORK = multiprocessing.get_context("fork")
 def hold(path: Path, held) -> None:
     with locked(path):
         held.set()
-        signal.pause()
+        time.sleep(LONGEST)
 
 
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of model.t7."""
     held = FORK.Event()
-    process = FORK.Process(target=hold, args=(tmp_path / "model.t7", held))
+    process = FORK.Process(target=hold, args=(tmp_path / "model.t7", held), daemon=True)
     process.start()
-    assert held.wait(60)
-    yield process
-    process.kill()
-    process.join(60)
+    try:
+        assert held.wait(LONGEST)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_a_lock_is_held_by_one_at_a_time_and_ends_with_its_block(tmp_path):
@@ -47,7 +51,7 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path, holder):
     with locked(tmp_path / "model.t7", wait=False) as held:
         assert not held
     os.kill(holder.pid, signal.SIGKILL)
-    holder.join(60)
+    holder.join()
     with locked(tmp_path / "model.t7", wait=False) as held:
         assert held
 

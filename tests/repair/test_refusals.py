@@ -100,14 +100,14 @@ def test_labels_file_without_an_answer_that_is_needed_says_so(field, capsys):
                  marks=pytest.mark.long)])
 def test_what_is_not_finite_is_told_with_epoch_step_and_cause_and_nothing_is_written(field, capsys, flags, told):
     before = {path: path.read_bytes() for path in baselines()}
-    message = refused(capsys, *flags)
+    message = refused(capsys, *flags, "--save_every", "3600")
     assert message.startswith("error: epoch ") and " of fine-tuning, " in message and all(part in message for part in told)
     of_regions = {"selection.partial.t7"} if "hybrid+" in flags else set()  # regions and soft labels are as they are, at any rate
     assert not list(Path().rglob("results.csv")) and {path.name for path in Path("save").rglob("*.t7")} == of_regions
     finished = [path for path in baselines() if ".partial" not in path.name]
     assert {path: path.read_bytes() for path in finished} == before
     if "1e30" in flags:  # the state of an earlier step may have been kept
-        assert refused(capsys, *flags) == message
+        assert refused(capsys, *flags, "--save_every", "3600") == message
 
 
 def test_one_labelled_image_that_batch_norm_cannot_train_on_is_told(field, capsys):
