@@ -37,7 +37,7 @@ from hybridrepair.images.data import Dataset
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 400  # seconds that a test waits for something: a machine may be busy, and pytest-timeout ends a test after 600
-PORTS = iter(range(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 32_768))
+PORTS = iter(range(20_000 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12_000, 32_768))  # of 120 workers and more
 
 # a shell starts what runs in its background with SIGINT ignored, and nohup with SIGHUP: processes of the tests would have it too
 for ignored, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -79,7 +79,7 @@ def python(pytestconfig, tmp_path_factory) -> Iterator[str]:
     server = [sys.executable, "-I", str(Path(__file__).with_name("interpreter.py")), str(folder / "socket")]
     (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join([server[0], "-IS", *server[2:]])} "$@"\n')
     (folder / "python").chmod(0o755)
-    with subprocess.Popen(server, stdin=subprocess.PIPE, cwd=folder, start_new_session=True) as running:
+    with begun(server, stdin=subprocess.PIPE, cwd=folder) as running:
         while not (folder / "socket").exists():
             assert running.poll() is None
             time.sleep(0.05)

@@ -323,9 +323,10 @@ def killed_after(name: str, moments: int, ready: Path, undisturbed, folder: Path
         process = start(name, here)
         time.sleep(draw.uniform(0, seconds))
         os.kill(process, number)
-        in_time = end_of(process) in (-number, 128 + number)
-        died += in_time
-        seconds *= 1 if in_time else 0.5  # the machine may have been busy when they were measured
+        if end_of(process) in (-number, 128 + number):
+            died += 1
+        else:
+            seconds /= 2  # the machine may have been busy when they were measured
         finish(name, here, expected)
         if died == moments:
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import LONGEST, ROOT, begun, copy_code, read_rows, write_small
+from conftest import LONGEST, ROOT, begun, copy_code, write_small
 from hybridrepair.images.registry import DATASETS, Defaults
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the scripts are for a POSIX shell")
@@ -41,8 +41,8 @@ def trained(clone: Path) -> Path:
     return folder
 
 
-def rows(clone: Path, model: str = "MobileNet") -> list[dict[str, str]]:
-    with open(clone / f"save/small_{model}/results.csv", newline="") as file:
+def rows(clone: Path, name: str = "MobileNet") -> list[dict[str, str]]:
+    with open(clone / f"save/small_{name}/results.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -76,11 +76,11 @@ def test_two_grids_started_together_on_a_missing_model_train_and_repair_it_once(
 
 def test_lists_make_a_run_for_each_combination_and_tables_one_table(clone):
     lists = {"SOLUTION": "random gini", "RANDOM_SEED": "10 20", "p_budget": "5"}
-    done = sh(clone, "baseline.sh", "--save_path", "save/lists_MobileNet", **lists)  # others have rows of their own in the usual folder
+    done = sh(clone, "baseline.sh", "--save_path", "save/small_lists", **lists)  # others have rows of their own in the usual folder
     assert done.returncode == 0, done.stderr
-    assert sorted((row["solution"], row["seed"]) for row in read_rows(clone / "save/lists_MobileNet/results.csv")) == [
+    assert sorted((row["solution"], row["seed"]) for row in rows(clone, "lists")) == [
         ("gini", "10"), ("gini", "20"), ("random", "10"), ("random", "20")]
-    table = subprocess.run([clone / "python", "tables.py", "save/lists_MobileNet"], cwd=clone, capture_output=True, text=True)
+    table = subprocess.run([clone / "python", "tables.py", "save/small_lists"], cwd=clone, capture_output=True, text=True)
     assert "| gini |" in table.stdout and "n=2" in table.stdout
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import tables
-from conftest import in_processes, names_in, read_rows, refusal
+from conftest import LONGEST, in_processes, names_in, read_rows, refusal
 from hybridrepair.base import locks, processes
 from hybridrepair.base.files import write_json
 from hybridrepair.base.rows import write_rows
@@ -371,7 +371,7 @@ def together(folder: Path, processes: int, n: int, kills: int, pause: float, loc
             running[victim].kill()
         else:
             victim = min(running)
-        running[victim].join(400)
+        running[victim].join(LONGEST)
         if running[victim].exitcode == -signal.SIGKILL:
             killed += 1
             running[victim] = FORK.Process(target=work, args=(folder, victim, n, locks_to_be_had))
