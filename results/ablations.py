@@ -53,12 +53,19 @@ MEASURES = ("n_annotated", "n_propagated", "propagation_acc", "tau", "n_unlabell
 
 
 class Truthful(Trusting):
-    """Propagated labels are made true, which no annotator has said."""
+    """Propagated labels that are wrong are made true, which no annotator has said: all, or every so many of them."""
+    every = 1
 
     def prepare(self, selection: Selection) -> None:
         super().prepare(selection)
         truth = self.task.dataset.labels[self.task.pool.pool_index]
-        self.labels = np.where(self.propagated & (truth != UNKNOWN), truth, self.labels)
+        wrong = np.flatnonzero(self.propagated & (truth != UNKNOWN) & (truth != self.labels))[::self.every]
+        self.labels[wrong] = truth[wrong]
+
+
+class HalfTruthful(Truthful):
+    """Of the wrong ones every other is."""
+    every = 2
 
 
 class Alone(Trusting):
@@ -103,6 +110,7 @@ VARIANTS = {  # those that tell most first
     "SSL off": Variant({"sel_u_data": False}),
     "propagation off": Variant(course=Alone),
     "propagated labels true": Variant(course=Truthful),
+    "half of the wrong ones true": Variant(course=HalfTruthful),
     "tau off": Variant({"exp": -1}),
     "weights off": Variant({"u_weight": False}),
     "estimated statistics": Variant({"estimated_statistics": True}),
