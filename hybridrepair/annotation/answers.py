@@ -6,7 +6,6 @@ from hybridrepair.annotation import label_studio, sorted_images, spreadsheet
 from hybridrepair.annotation.answer import Answer
 from hybridrepair.base import digests
 from hybridrepair.base.errors import UserError
-from hybridrepair.base.files import is_temporary
 from hybridrepair.base.text import text_of
 from hybridrepair.images.data import Dataset
 from hybridrepair.images.identity import Identity, id_of
@@ -82,10 +81,11 @@ def read_csv(path: Path, dataset: Dataset) -> list[Answer]:
     rows = spreadsheet.read(path, WHAT)
     if not rows or "label" not in rows[0][1] or not set(BY) & rows[0][1].keys():
         raise UserError(f"{WHAT} {path} has no rows with the columns id (or index) and label; fill in a {QUESTIONS} or a selected.csv")
+    columns = {name: name for name in BY} | ({"id": label_studio.ID} if label_studio.ID in rows[0][1] else {})  # id: that of a task
     ids = {id_of(dataset, index) for index in dataset.split["pool"]} if dataset.files else set()
     answers = []
     for line, row in rows:
-        where, cell = f"{WHAT} {path}, line {line}", {name: row.get(name, "") for name in BY}
+        where, cell = f"{WHAT} {path}, line {line}", {name: row.get(column, "") for name, column in columns.items()}
         identity = Identity(cell["id"] or id_of_file(cell["file"], dataset, ids), cell["digest"].strip())
         image: Identity | int = identity
         if not any(identity):
@@ -106,9 +106,9 @@ def id_of_file(file: str, dataset: Dataset, ids: set[str]) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """What tells answers from others: the digest of a file, or of all files in a folder with their places."""
+    """What tells answers from others: the digest of a file, or of all images in a folder with their places."""
     path = given(path)
     if not path.is_dir():
         return digests.of(path.read_bytes())
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_temporary(file.name))
-    return digests.of(*(part for file in files for part in (os.fsencode(file.relative_to(path)), b"\0", file.read_bytes())))
+    return digests.of(*(part for file in sorted_images.images_in(path)
+                        for part in (os.fsencode(file.relative_to(path)), b"\0", file.read_bytes())))

@@ -1,13 +1,15 @@
 """Classes by the names that annotators write, also those that a spreadsheet has changed."""
+from unicodedata import normalize
+
 from hybridrepair.annotation.spreadsheet import number_of
 
 
 def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> int:
     """The number of the class that a label names; ValueError with the end of a sentence where there is none, or no single one.
 
-    Spaces around names do not count unless they tell names apart. From a spreadsheet the label may have other capitals (TRUE for
-    true), where they do not tell names apart, or be a number that equals just one name (1 for 001), or, where no name is a number,
-    the class number.
+    Spaces around names and the Unicode form of their signs do not count unless they tell names apart. From a spreadsheet the label
+    may have other capitals (TRUE for true), where they do not tell names apart, or be a number that equals just one name (1 for 001),
+    or, where no name is a number, the class number.
     """
     numbers = [number_of(name) for name in names]
     number = number_of(label) if spreadsheet else None
@@ -16,12 +18,14 @@ def number_by_name(label: str, names: list[str], spreadsheet: bool = True) -> in
         raise ValueError(f"{label!r} may be any of the classes {', '.join(same)}, which a spreadsheet saves alike; answer by sorted "
                          "folders or in Label Studio")
     stripped = [name.strip() for name in names]
-    for named, text in ((names, label), (names, label.strip()), (stripped, label), (stripped, label.strip())):
+    composed = [normalize("NFC", name) for name in stripped]
+    for named, text in ((names, label), (names, label.strip()), (stripped, label), (stripped, label.strip()),
+                        (composed, normalize("NFC", label.strip()))):
         if named.count(text) == 1:
             return named.index(text)
-    folded = [name.casefold() for name in stripped] if spreadsheet else []
-    if folded.count(label.strip().casefold()) == 1:
-        return folded.index(label.strip().casefold())
+    folded, text = [name.casefold() for name in composed] if spreadsheet else [], normalize("NFC", label.strip()).casefold()
+    if folded.count(text) == 1:
+        return folded.index(text)
     if len(same) == 1:
         return names.index(same[0])
     if number is not None and number in range(len(names)):

@@ -45,9 +45,9 @@ def refuse_to_replace(folder: Path, force: bool) -> None:
 def write(folder: Path, pool: Pool, selection: Selection, made: Manifest, formats: list[str], model: str) -> None:
     """Write the folder as a whole or not at all; `model` names what predicted. UserError for images that no file can hold."""
     folder = folder.absolute()
-    temporary = temporary_of(folder)
+    temporary = temporary_of(folder / "questions" if folder.exists() else folder)  # a folder that is there may lie on a disk of its own
     temporary.mkdir(parents=True)
-    remove_leftovers(folder.parent)
+    remove_leftovers(temporary.parent)
     try:
         write_into(temporary, pool, selection, made, formats, model)
         for path in (*temporary.rglob("*"), temporary):
@@ -56,7 +56,7 @@ def write(folder: Path, pool: Pool, selection: Selection, made: Manifest, format
             replace(folder, temporary)
         else:
             temporary.rename(folder)
-        sync(folder.parent)
+            sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """Images in one folder for each class, to be sorted by hand: the shape of Hugging Face's imagefolder and of CVAT."""
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,13 +22,19 @@ NAME = re.compile(r"(\d+)_([0-9a-f]{16})\b")
 
 def file_name(dataset: Dataset, index: int, rank: int, digest: str) -> str:
     """The name of the copy of an image: its rank in the choice from 1 on, and the digest of its content."""
-    return f"{rank:04d}_{digest}{Path(dataset.files[index]).suffix.lower() if dataset.file(index) else '.png'}"
+    file = file_of(dataset, index)
+    return f"{rank:04d}_{digest}{file.suffix.lower() if file else '.png'}"
+
+
+def file_of(dataset: Dataset, index: int) -> Path | None:
+    """The file of an image, None where it has none, or that is gone."""
+    file = Path(dataset.file(index))
+    return file if dataset.files and file.is_file() else None
 
 
 def content_of(dataset: Dataset, index: int) -> bytes:
     """The file of an image as it is, or a PNG of its pixels where it has none."""
-    file = Path(dataset.file(index))
-    if dataset.files and file.is_file():
+    if file := file_of(dataset, index):
         return file.read_bytes()
     pixels, made = image_of(dataset.images, index), io.BytesIO()
     if pixels.shape[2] > 4:
@@ -51,21 +57,30 @@ def write(folder: Path, class_names: list[str], images: Iterable[tuple[str, int,
         (folder / folder_name(class_names[predicted]) / file).write_bytes(content)
 
 
-def read(folder: Path, what: str, class_names: list[str], of_pixels: bool, ids: list[str]) -> list[Answer]:
-    """The answers that the folders of the images give. Hidden files and other files are skipped, and so are empty folders.
+def images_in(folder: Path) -> Iterator[Path]:
+    """The images in a folder and below, by name. Hidden files and other files are skipped."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix.lower() in extensions() and path.is_file():
+            yield path
 
-    `ids` are those of the images by rank from 1 on, where they are known; `of_pixels` says that digests are of pixels, not of files.
-    UserError for an image that cannot be read, or lies deeper, for example after a folder was dragged into another.
+
+def read(folder: Path, what: str, class_names: list[str], of_pixels: bool, ids: list[str]) -> list[Answer]:
+    """The answers that the folders of the images give; empty folders are skipped.
+
+    `ids` are those of the images by rank from 1 on, where they are known; `of_pixels` says that digests are of pixels, not of files,
+    as they also are of an image whose file was gone when it was written. UserError for an image that cannot be read, or lies deeper,
+    for example after a folder was dragged into another.
     """
     answers = []
     names = {folder_name(name): name for name in class_names}
-    for path in sorted(folder.rglob("*")):
+    for path in images_in(folder):
         parts = path.relative_to(folder).parts
-        if path.suffix.lower() not in extensions() or not path.is_file() or any(part.startswith(".") for part in parts):
-            continue
         if len(parts) > 2:
             raise UserError(f"{what} {path}: it lies in a folder within a folder; give each class one folder in {folder}")
         content, named = content_digest(path, what, of_pixels), NAME.match(path.name)
+        if named and named[2] != content and not of_pixels:
+            content = content_digest(path, what, True)
         rank = int(named[1]) if named and named[2] == content else 0
         if named and named[2] != content:
             raise UserError(f"{what} {path}: the image was changed after it was written; put back the original")

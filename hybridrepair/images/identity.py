@@ -60,9 +60,11 @@ def places(dataset: Dataset, part: np.ndarray, wanted: Iterable[Identity]) -> di
         for place, index in enumerate(part.tolist()):
             copies.setdefault(digest_of(dataset, index), []).append(place)
     taken = set(found.values())
-    for each in sorted(others, key=lambda each: not each.id):  # without a name, any copy is meant: also one that has been found
+    for each in sorted(others, key=lambda each: not each.id):
         same = copies.get(each.digest, []) if each.digest else []
-        free = [place for place in same if place not in taken or not each.id]
+        free = [place for place in same if place not in taken]
+        if not each.id:  # any copy is meant, and rather one that has been found
+            free = [place for place in same if place in taken] + free
         found[each] = free[0] if free else CHANGED if each.id in by_id else ABSENT
         taken.add(found[each])
     return found

@@ -25,6 +25,11 @@ def test_a_row_names_its_image_by_id_and_digest(tmp_path):
         (Identity("field/0.png", "9f"), "cat", ""), (Identity("field/1.png", ""), "", "")]
 
 
+def test_in_a_table_of_label_studio_the_image_is_named_by_what_its_task_says_and_not_by_the_task(tmp_path):
+    assert csv_answers(tmp_path, "annotator,digest,id,image,image_id,label,lead_time\n3,9f,17,/data/0.png,field/0.png,cat,1.5\n") == [
+        (Identity("field/0.png", "9f"), "cat", "3")]
+
+
 def test_a_selected_csv_of_before_names_it_by_file_where_there_is_one_and_else_by_index_and_says_so(tmp_path, capsys):
     text = f"index,file,label\n0,{tmp_path}/field/3.png,cat\n"
     assert csv_answers(tmp_path, text) == [(Identity("field/3.png", ""), "cat", "")]
@@ -106,12 +111,27 @@ def test_it_is_told_how_many_sorted_images_were_moved_where_the_predicted_classe
     assert len(read(tmp_path / "folders", dataset, [])) == 3
 
 
+def test_sorted_images_whose_files_are_gone_are_told_by_their_pixels_and_changed_ones_are_refused(tmp_path):
+    dataset = field_of(tmp_path, 2)
+    dataset = replace(dataset, files=("field/0.JPG", "field/1.JPG"))  # which are not there
+    names = [sorted_images.file_name(dataset, index, index + 1, digest_of_image(dataset, index)) for index in range(2)]
+    sorted_images.write(tmp_path / "folders", ["cat"], ((name, 0, sorted_images.content_of(dataset, index))
+                                                        for index, name in enumerate(names)))
+    found = read(tmp_path / "folders", dataset, ["field/0.JPG", "field/1.JPG"])
+    assert [answer.image for answer in found] == [Identity(f"field/{i}.JPG", digest_of_image(dataset, i)) for i in range(2)]
+    assert all(name.endswith(".png") for name in names)
+    (tmp_path / "folders/cat" / names[0]).write_bytes((tmp_path / "folders/cat" / names[1]).read_bytes())
+    assert "was changed after it was written" in refusal(read, tmp_path / "folders", dataset, [])
+
+
 def test_the_digest_of_answers_follows_content_and_place(tmp_path):
     (tmp_path / "f" / "cat").mkdir(parents=True)
-    (tmp_path / "f" / "cat" / "a").write_bytes(b"1")
+    (tmp_path / "f" / "cat" / "a.png").write_bytes(b"1")
     first = digest_of(tmp_path / "f")
-    temporary_of(tmp_path / "f" / "cat" / "b").touch()  # of a process that was killed
+    temporary_of(tmp_path / "f" / "cat" / "b.png").touch()  # of a process that was killed
+    for name in (".DS_Store", "Thumbs.db", "cat/._a.png"):  # of who looked into the folder
+        (tmp_path / "f" / name).touch()
     assert digest_of(tmp_path / "f") == first
     (tmp_path / "f" / "cat").rename(tmp_path / "f" / "dog")
     assert digest_of(tmp_path / "f") != first
-    assert digest_of(tmp_path / "f" / "dog" / "a") == "6b86b273ff34fce1"  # sha256 of "1"
+    assert digest_of(tmp_path / "f" / "dog" / "a.png") == "6b86b273ff34fce1"  # sha256 of "1"

@@ -11,7 +11,8 @@ ANIMALS, SIGNS = ["cat", "dog", "owl"], ["000", "001", "002", "010"]
     ("001", SIGNS, 1), ("1", SIGNS, 1), ("2", SIGNS, 2), ("0", SIGNS, 0), ("10", SIGNS, 3), ("1.0", SIGNS, 1),
     ("1", ["1", "0", "nine"], 0), ("0", ["1", "0", "nine"], 1), ("01", ["1", "01"], 1), ("120000", ["12e4", "a"], 0),
     ("TRUE", ["true", "false"], 0), (" Cat ", ANIMALS, 0), ("a", ["A", "a"], 1), ("Ü", ["a", "ü "], 1),
-    ("stop ", ["stop ", "stop"], 0), ("stop", ["stop ", "stop"], 1), ("stop", ["stop ", "go"], 0)])
+    ("stop ", ["stop ", "stop"], 0), ("stop", ["stop ", "stop"], 1), ("stop", ["stop ", "go"], 0),
+    ("cafe\u0301", ["dog", "caf\u00e9"], 1), (" CAFE\u0301", ["dog", "caf\u00e9"], 1), ("cafe\u0301", ["caf\u00e9", "cafe\u0301"], 1)])
 def test_a_label_names_a_class(label, names, number):
     assert number_by_name(label, names) == number
 

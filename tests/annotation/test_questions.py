@@ -1,5 +1,6 @@
 """questions.py: what is written for annotators, and what a scenario makes of their answers, over two rounds and a changed folder."""
 import csv
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -157,6 +158,21 @@ def test_questions_that_are_half_replaced_are_told_and_replaced_by_the_same_comm
     assert "are not all there" in (message := refusal(scenario, "--labels", "to_label")) and "call selection.py again" in message
     select("--out", "to_label")
     assert {path.name: path.read_bytes() for path in Path("to_label").iterdir()} == whole
+
+
+def test_a_folder_on_a_disk_of_its_own_is_written_and_replaced(field, monkeypatch):
+    disk = field / "to_label"
+    disk.mkdir()
+
+    def rename(path, target, real=Path.rename):
+        if (disk in path.absolute().parents) != (disk in Path(target).absolute().parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    select("--out", "to_label", "--format", "folders")
+    select("--out", "to_label", "--force")
+    assert {path.name for path in disk.iterdir()} == {"to_label.csv", "regions.csv", "contact_sheet.png", "manifest.json"}
 
 
 def test_nothing_half_written_is_left(field, monkeypatch):

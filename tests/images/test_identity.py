@@ -75,3 +75,5 @@ def test_copies_that_were_renamed_are_each_found_once_and_a_content_without_a_na
     assert places(dataset, np.arange(3), moved) == dict(zip(moved, [0, 1, ABSENT]))
     both = [identity_of(dataset, 0), Identity("", content)]
     assert places(dataset, np.arange(3), both) == dict.fromkeys(both, 0)
+    second = [Identity("#1", content), Identity("", content)]
+    assert places(dataset, np.arange(3), second) == dict.fromkeys(second, 1)  # the copy that was asked for
