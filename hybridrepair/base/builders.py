@@ -43,10 +43,11 @@ def imported(code: bytes) -> Iterator[tuple[int, str]]:
             yield from ((node.level, ".".join(filter(None, (node.module, each.name)))) for each in node.names)
 
 
-def code_of(name: str) -> bytes:
+def files_of(name: str) -> dict[Path, bytes]:
     """The content of the file in FILE.py:FUNCTION and of the files beside it and below that it imports. UserError if it is missing."""
     first = file_of(name)
-    found, wanted = {}, [first]
+    found: dict[Path, bytes] = {}
+    wanted = [first]
     while wanted:
         path = wanted.pop()
         if path not in found and path.is_file():
@@ -56,13 +57,31 @@ def code_of(name: str) -> bytes:
                 for place in accumulate(module.split("."), Path.joinpath, initial=top):
                     wanted += [place.with_suffix(".py")] if place != top else []
                     wanted += [place / "__init__.py"] if place != first.parent else []
-    return b"".join([found.pop(first), *(found[path] for path in sorted(found))])
+    return {path: found[path] for path in sorted(found, key=lambda path: (path != first, path))}
+
+
+def code_of(name: str) -> bytes:
+    """The content of `files_of`, joined. UserError if the file is missing."""
+    return b"".join(files_of(name).values())
+
+
+def refuse_others(name: str) -> None:
+    """UserError where another module comes before one that the file in FILE.py:FUNCTION imports from beside it."""
+    first, *others = files_of(name)
+    for file in others:
+        package = file.parent if file.name == "__init__.py" else file
+        if package.parent != first.parent:
+            continue
+        spec = importlib.util.find_spec(package.stem)
+        if spec is not None and (spec.origin is None or not Path(spec.origin).exists() or not os.path.samefile(spec.origin, file)):
+            raise UserError(f"{first} imports {package.stem}, which is {file}, but {spec.origin or 'a folder'} has that name too and "
+                            "comes first; rename the former")
 
 
 def builder(name: str) -> Callable:
     """The function that FILE.py:FUNCTION names. UserError if there is no such file or function, or the file cannot be run.
 
-    The file may import what lies beside it.
+    The file may import what lies beside it, by names that nothing else has.
     """
     path, function = file_of(name), name.rpartition(":")[2]
     place = digests.of(os.fsencode(path.resolve()))[:8]
@@ -70,6 +89,7 @@ def builder(name: str) -> Callable:
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.parent.resolve()))
+    refuse_others(name)
     sys.modules[spec.name] = module  # where dataclasses look for what annotations name
     try:
         spec.loader.exec_module(module)

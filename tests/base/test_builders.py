@@ -1,4 +1,6 @@
 """Functions named as FILE.py:FUNCTION."""
+import sys
+
 import pytest
 
 from hybridrepair.base.builders import builder, code_of, is_builder
@@ -13,6 +15,29 @@ def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_pat
     (tmp_path / "neighbour_of_mine.py").write_text("answer = 42\n")
     (tmp_path / "mine.py").write_text("import neighbour_of_mine\ndef build(n):\n    return neighbour_of_mine.answer + n\n")
     assert builder(f"{tmp_path}/mine.py:build")(1) == 43
+
+
+@pytest.mark.parametrize("neighbour", ["layers_of_two.py", "layers_of_two/__init__.py"])
+def test_a_neighbour_that_another_module_comes_before_is_refused_and_names_both(tmp_path, monkeypatch, neighbour):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in "ab":
+        (tmp_path / name / neighbour).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / neighbour).write_text(f"made = '{name}'\n")
+        (tmp_path / name / "net.py").write_text("def build():\n    import layers_of_two\n    return layers_of_two.made\n")
+    first = builder(f"{tmp_path}/a/net.py:build")
+    with pytest.raises(UserError, match=f"{tmp_path}/b/net.py imports layers_of_two, which is {tmp_path}/b/{neighbour}, but "
+                                        f"{tmp_path}/a/{neighbour} has that name too"):
+        builder(f"{tmp_path}/b/net.py:build")
+    assert first() == "a"
+    sys.modules.pop("layers_of_two")
+
+
+def test_a_neighbour_may_not_have_the_name_of_a_module_of_this_project(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mymodels.py").touch()
+    (tmp_path / "net.py").write_text("import mymodels\ndef build(): pass\n")
+    with pytest.raises(UserError, match="mymodels.*rename the former"):
+        builder(f"{tmp_path}/net.py:build")
 
 
 def test_two_files_of_a_name_may_hold_dataclasses_whose_types_are_told_later(tmp_path):
