@@ -5,19 +5,13 @@ set -euf  # f: a * in a list is no pattern of files
 [ -n "$FE" ] || [ "$DATASET" = digits ] || FE=mocov3
 
 given= checked=  # whether the flags that are passed on name the model under repair; whether they ask for a check alone
-training= valued=  # those that a missing model is trained with too; one of them whose value comes next
+training=$(shared_flags "$@")  # those that a missing model is trained with too
 for flag; do
-    if [ -n "$valued" ]; then
-        training="$training $valued $flag" valued=
-        continue
-    fi
     case ${flag%%=*} in
         -h | --help)
             "$PYTHON" repair.py --help
             exit
             ;;
-        --skip_bad) training="$training $flag" ;;
-        --img_size | --device | --precision) case $flag in *=*) training="$training $flag" ;; *) valued=$flag ;; esac ;;
         --model2test_path) given=1 ;;
         --check) checked=1 ;;
         --dataset) fail "give the variable DATASET in place of the flag ${flag%%=*}" ;;

@@ -18,6 +18,21 @@ flag() { # name, value: the flag, or nothing where the value is left to the data
     [ -z "$2" ] || [ "$2" = default ] || echo "$1 $2"
 }
 
+shared_flags() { # flags: those on images and machine alone, which each training and repair of one thing takes alike
+    valued=  # one whose value comes next
+    for flag; do
+        if [ -n "$valued" ]; then
+            echo "$valued $flag"
+            valued=
+            continue
+        fi
+        case $flag in
+            --skip_bad | --img_size=* | --device=* | --precision=*) echo "$flag" ;;
+            --img_size | --device | --precision) valued=$flag ;;
+        esac
+    done
+}
+
 case $PROCESSES in
     gpu | [1-9] | [1-9][0-9]) ;;
     *) fail "PROCESSES is $PROCESSES; give the number of processes, or gpu for one on each GPU of this machine" ;;
@@ -32,10 +47,13 @@ launch() { # script; flags
 
 install_requirements() {
     prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}
-    # the name changes with the list, so that a new list is installed, and an interrupted installation goes on
+    # the name changes with the list and the version of Python, so that for a new one it is installed, and an interrupted
+    # installation goes on
     # shellcheck disable=SC2086  # REQUIREMENTS is a list
-    stamp=$prefix/hybridrepair-$(cat $REQUIREMENTS | cksum | cut -d ' ' -f 1)
-    [ -e "$stamp" ] && return
+    list=$(cat $REQUIREMENTS | cksum | cut -d ' ' -f 1)
+    version=$("$prefix/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || version=none
+    stamp=$prefix/hybridrepair-$list-$version
+    [ -e "$stamp" ] && [ "$version" != none ] && return
     if [ "$prefix" = .venv ]; then
         for base in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
             "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break
@@ -49,7 +67,8 @@ install_requirements() {
     # shellcheck disable=SC2046,SC2086  # REQUIREMENTS is a list
     "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' $REQUIREMENTS) ||
         fail "$REQUIREMENTS could not be installed into $prefix; see pip's message above, or give PYTHON=/path/of/a/python that has it"
-    touch "$stamp"
+    version=$("$prefix/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    touch "$prefix/hybridrepair-$list-$version" 2>/dev/null || :  # an environment of others', which has it: the next call looks again
 }
 
 if [ -z "${PYTHON:-}" ]; then

@@ -3,6 +3,7 @@
 #   sh train.sh
 #   DATASET=gtsrb MODEL="MobileNet resnet18" MODEL_NOS=0 sh train.sh
 # An interrupted training goes on where it stopped; a finished one is left alone. Flags are passed on: sh train.sh --force
+# The feature extractor takes --force and those on images and machine too, and all of them where MODEL_NOS is empty.
 cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}        # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT
@@ -34,6 +35,11 @@ for model in $MODEL; do
     done
 done
 if [ "$PRETRAIN_FE" = 1 ]; then
+    if [ -n "$MODEL_NOS" ]; then
+        case " $* " in *" --force "*) force=--force ;; *) force= ;; esac
+        # shellcheck disable=SC2046  # flags and their values
+        set -- $force $(shared_flags "$@")
+    fi
     # shellcheck disable=SC2086  # FE_FLAGS is a list
     launch pretrain_moco.py --dataset "$DATASET" --data_root "$DATA_ROOT" --manualSeed "$RANDOM_SEED" $FE_FLAGS "$@"
 fi

@@ -258,6 +258,15 @@ def test_a_missing_model_is_trained_with_the_flags_on_images_and_machine_that_it
     assert done.returncode == 0 and training.endswith("--class_weight 0 --if_missing --img_size 64 --skip_bad --device=cpu")
 
 
+def test_flags_of_a_training_go_to_the_feature_extractor_where_they_mean_the_same_or_nothing_else_is_trained(noted):
+    flags = ("--if_missing", "--device", "cpu", "--skip_bad", "--save_path", "logs", "--force")
+    done, calls = noted(*flags, script="train.sh", PRETRAIN_FE="1", MODEL_NOS="0", FE_FLAGS="--dim 8")
+    assert done.returncode == 0 and calls[0].startswith("train_classifier.py") and calls[0].endswith(" ".join(flags))
+    assert calls[1].startswith("pretrain_moco.py") and calls[1].endswith("--manualSeed 10 --dim 8 --force --device cpu --skip_bad")
+    done, calls = noted("--arch", "resnet18", script="train.sh", PRETRAIN_FE="1", MODEL_NOS="")
+    assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith("--manualSeed 10 --arch resnet18")
+
+
 @pytest.mark.parametrize("script, entry", [("repair.sh", "repair"), ("baseline.sh", "repair"), ("train.sh", "train_classifier")])
 def test_help_trains_nothing(noted, script, entry):
     for flag in ("-h", "--help"):
@@ -352,6 +361,22 @@ def test_setup_makes_an_environment_installs_into_it_once_and_goes_on_after_an_i
     assert "installing" in prefix()[1]
     shutil.copytree(tmp_path / ".venv", tmp_path / "active", symlinks=True)
     assert Path(prefix(str(tmp_path / "active"))[0]).samefile(tmp_path / "active")
+    (tmp_path / ".venv/bin/python").unlink()
+    (tmp_path / ".venv/bin/python").symlink_to("/none/python")  # that the system had before it was renewed
+    assert "installing" in prefix()[1] and prefix() == (path, "")
+
+
+def test_an_environment_of_others_that_has_all_is_used_although_nothing_can_be_noted_in_it(tmp_path):
+    shutil.copy(ROOT / "setup.sh", tmp_path)
+    (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "shared/bin").mkdir(parents=True)
+    python = tmp_path / "shared/bin/python"
+    python.write_text('#!/bin/sh\ncase "$*" in *version_info*) echo 3.11 ;; esac\n')
+    python.chmod(0o755)
+    note = '(umask 777; ln -s /none/none "$VIRTUAL_ENV/hybridrepair-$(cksum < requirements.txt | cut -d " " -f 1)-3.11")'  # no root may
+    done = subprocess.run(["sh", "-c", f'{note}; set -eu; . ./setup.sh; echo "went on with $PYTHON"'], cwd=tmp_path,
+                          capture_output=True, text=True, env=os.environ | {"VIRTUAL_ENV": str(tmp_path / "shared"), "PYTHON": ""})
+    assert done.returncode == 0 and f"went on with {python}" in done.stdout and done.stderr == ""
 
 
 def test_setup_says_what_is_missing(tmp_path):
