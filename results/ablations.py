@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hybridrepair.base import digests, states
 from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.locks import locked
-from hybridrepair.base.rows import rows_in, write_rows
+from hybridrepair.base.rows import rows_of, write_rows
 from hybridrepair.images import data
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.run.comparison import MISSING, written
@@ -174,7 +174,7 @@ def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
         return identity.items() <= row.items()
 
     def done() -> bool:
-        return not base.args.force and any(map(same, rows()))
+        return any(map(same, rows_of(TABLE))) and not base.args.force
 
     if done():
         return
@@ -187,19 +187,14 @@ def cell(base: Scenario, variant: Variant, identity: dict[str, str]) -> None:
         row = perform(task_of(base, variant), lambda data: states.Kept(path, identity | {"data": data}, base.args.save_every,
                                                                        base.args.force), course_of=variant.course).row
         with locked(TABLE):
-            write_rows(TABLE, (*IDENTITY, *MEASURES), [*itertools.filterfalse(same, rows()),
+            write_rows(TABLE, (*IDENTITY, *MEASURES), [*itertools.filterfalse(same, rows_of(TABLE)),
                                                        identity | {key: short(row.get(key)) for key in MEASURES}])
         states.remove(path)
 
 
-def rows() -> list[dict[str, str]]:
-    """Those of the table so far."""
-    return rows_in(TABLE.read_bytes()).rows if TABLE.exists() else []
-
-
 def table() -> str:
     """In Markdown, for each base: a line for each variant, means over seeds, with its distance from PUBLISHED at equal seeds."""
-    runs = pd.DataFrame(rows())
+    runs = pd.DataFrame(rows_of(TABLE))
     if runs.empty:
         raise UserError(f"there are no rows in {TABLE} yet; run some variants, without --table")
     runs[list(NUMBERS)] = runs[list(NUMBERS)].apply(pd.to_numeric)

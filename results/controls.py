@@ -15,7 +15,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hybridrepair.base.errors import run
-from hybridrepair.base.rows import rows_in, write_rows
+from hybridrepair.base.locks import locked
+from hybridrepair.base.rows import rows_of, write_rows
 from hybridrepair.run.course import line_of
 from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.models import recipe_of
@@ -37,27 +38,28 @@ def main(args) -> None:
     task = Scenario(args)
     if args.check:
         return
+    path = RESULTS / args.dataset / "controls.csv"
+    rows_of(path)  # what is wrong with it is told before the training
     train, pool = task.train, task.pool
     images, labels = train.images, train.labels
     if not args.no_answers:
         chosen = task.selection.annotated
         images = torch.cat([pool.images[torch.from_numpy(chosen).to(task.device)], images])
         labels = torch.cat([torch.from_numpy(task.oracle.annotate(chosen)).to(task.device), labels])
-    rows = torch.arange(pool.n, device=task.device) % len(labels)  # in place of the pool
+    turns = torch.arange(pool.n, device=task.device) % len(labels)  # in place of the pool
     targets = torch.nn.functional.one_hot(labels, task.dataset.num_classes).float()
     model = task.models.to_repair()
     before = task.accuracy_of(model)
     recipe = replace(recipe_of(args, "control", task.seed), lr=args.distill_lr)
     print(f"{len(labels)} images with labels, {task.judged_on} acc {before:.2f} before", flush=True)
-    for record in finetune(model, task.normalise, train, recipe, pool=images[rows], targets=targets[rows]):
+    for record in finetune(model, task.normalise, train, recipe, pool=images[turns], targets=targets[turns]):
         record["acc"] = task.accuracy_of(model)
         print(line_of(record, recipe.epochs, task.judged_on), flush=True)
-    path = RESULTS / args.dataset / "controls.csv"
-    path.parent.mkdir(exist_ok=True)
-    found = rows_in(path.read_bytes()).rows if path.exists() else []
     values = (args.dataset, args.model2test_arch, args.model_number, "none" if args.no_answers else args.solution, args.manualSeed,
               args.distill_lr, recipe.epochs, len(labels) - len(train.labels), f"{before:.2f}", f"{record['acc']:.2f}", args.precision)
-    write_rows(path, COLUMNS, [*found, dict(zip(COLUMNS, map(str, values)))])
+    path.parent.mkdir(exist_ok=True)
+    with locked(path):
+        write_rows(path, COLUMNS, [*rows_of(path), dict(zip(COLUMNS, map(str, values)))])
 
 
 if __name__ == "__main__":

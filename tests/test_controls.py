@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CALL, results_script, write_trained
+from conftest import CALL, read_rows, refusal, results_script, write_trained
 
 
 @pytest.fixture
@@ -35,6 +35,19 @@ def test_a_control_takes_the_steps_of_hybrid_plus_and_leaves_a_row(controls, mon
     assert (asked["solution"], asked["n_annotated"], asked["epochs"], asked["distill_lr"]) == ("mcp", "20", "1", "0.5")
     assert (none["solution"], none["n_annotated"], none["epochs"], none["precision"]) == ("none", "0", "20", "float32")
     assert float(none["acc_after"]) > float(none["acc_before"]) + 20
+
+
+def test_a_table_with_a_column_of_somebody_s_own_keeps_it_and_a_damaged_one_is_told_before_the_training(controls, monkeypatch):
+    path, call = Path("results/small/controls.csv"), [*CALL, "--dataset", "small", "--p_budget", "10"]
+    path.parent.mkdir()
+    path.write_text("dataset,note\nsmall,mine\n")
+    controls.main(controls.parse_args(call))
+    first, second = read_rows(path)
+    assert (first["note"], second["note"], second["n_annotated"]) == ("mine", "", "20")
+    path.write_text("dataset,note\nsmall,mine,more\n")
+    monkeypatch.setattr(controls, "finetune", None)
+    assert "row 1 has not as many cells" in refusal(lambda: controls.main(controls.parse_args(call)))
+    assert path.read_text() == "dataset,note\nsmall,mine,more\n"
 
 
 def test_a_check_trains_nothing(controls):

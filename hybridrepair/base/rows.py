@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from hybridrepair.base.errors import UserError
 from hybridrepair.base.files import atomic
 
 SEPARATORS = ",;\t"  # that spreadsheets write, by language
@@ -40,6 +41,14 @@ def rows_in(content: bytes) -> Rows:
     return Rows(columns, [dict(zip(columns, line)) for line in whole], ours, fault)
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none where it does not exist. UserError where they may not be all that it holds."""
+    found = rows_in(path.read_bytes() if path.exists() else b"")
+    if found.fault:
+        raise UserError(f"{path} {found.fault}; correct it, or move it away")
+    return found.rows
+
+
 def text_in(content: bytes) -> tuple[str, str]:
     """The text that bytes are in UTF-8, UTF-16 with its mark, or else Windows-1252, with what is wrong with that guess."""
     try:
@@ -49,12 +58,14 @@ def text_in(content: bytes) -> tuple[str, str]:
 
 
 def write_rows(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
+    """Write rows under `columns`, and after them what else rows have."""
     rows = list(rows)
+    names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
     # a carriage return ends a row where it is not quoted, which csv does of itself in later versions of Python alone
     returns = any("\r" in str(cell) for row in rows for cell in row.values())
     # of names that are not UTF-8, what base.text.text_of makes
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n",
+        writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n",
                                 quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
         writer.writeheader()
         writer.writerows(rows)

@@ -86,8 +86,7 @@ def read(path: Path) -> Rows:
 
 def write(path: Path, rows: list[Row]) -> None:
     """Write rows for `read`, the user's columns last."""
-    added = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
-    write_rows(path, (*COLUMNS, *added), [row | {name: protected(row.get(name, "")) for name in NAMES} for row in rows])
+    write_rows(path, COLUMNS, [row | {name: protected(row.get(name, "")) for name in NAMES} for row in rows])
 
 
 def find(folder: Path, identity: Row) -> Row | None:
