@@ -172,12 +172,9 @@ def tables(levels: Tensor, operation: Tensor, level: Tensor) -> Tensor:
 
 
 def _where(mask: Tensor, levels: Tensor, transform: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """Replace levels[mask] by transform(levels[mask], arguments[mask] each); all at once on a GPU, where asking would wait.
-
-    The transform must be the identity off the mask.
-    """
+    """Replace levels[mask] by transform(levels[mask], arguments[mask] each); of all at once on a GPU, where asking would wait."""
     if levels.is_cuda:
-        return transform(levels, *arguments)
+        return torch.where(mask[:, None, None, None], transform(levels, *arguments), levels)
     index = mask.nonzero()[:, 0]
     levels[index] = transform(levels[index], *(argument[index] for argument in arguments))
     return levels

@@ -95,6 +95,7 @@ def _convert(name: str, folder: Path, size: int | None, skip_bad: bool) -> None:
                     print(line_of(f"not read in {folder}, since they are no images that Pillow knows: {told}"), flush=True)
                 if found:
                     content = description.read(folder)
+                    folders.refuse_split(folder, content)
                     folders.convert(folder, found, content, size or content.get("size", SIZE), skip_bad)
                 else:
                     for file, array in _from_registry(name, folder).items():
@@ -113,8 +114,9 @@ def require(dataset: Dataset, *parts: str) -> None:
     for part in parts:
         if not len(dataset.split[part]):
             folder = next(name for name, each in FOLDERS.items() if each == part)
-            raise UserError(f"dataset {dataset.name} has no {part} images, which this needs; put some into {dataset.folder / folder}, "
-                            f"or give that part in the split of {dataset.folder / description.NAME}")
+            arrays = "" if dataset.files else f", or give that part in the split of {dataset.folder / description.NAME}"
+            raise UserError(f"dataset {dataset.name} has no {part} images, which this needs; put some into {dataset.folder / folder}"
+                            f"{arrays}")
 
 
 def _open(name: str, folder: Path) -> Dataset:
@@ -127,6 +129,8 @@ def _open(name: str, folder: Path) -> Dataset:
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(f"{folder / 'labels.npy'} is {labels.dtype} {list(labels.shape)}; save one int64 label for "
                         f"each of the {len(images)} images")
+    if "files" in content:
+        folders.refuse_split(folder, content)
     labels, given = labels.astype(np.int64), content.get("split") or (spec.split if spec else None)
     if given is None:
         raise UserError(f"there is no split in {folder / description.NAME}; write one, for example {description.EXAMPLE}, or delete "

@@ -142,6 +142,14 @@ def split_of(files: list[str]) -> Mapping[str, tuple[int, int]]:
     return {part: (end - count, end) for part, count, end in zip(FOLDERS.values(), counts, ends) if count}
 
 
+def refuse_split(folder: Path, content: dict) -> None:
+    """UserError where dataset.json with this `content` gives the images in `folder` other parts than their subfolders are."""
+    ours = {part: list(ends) for part, ends in split_of(content.get("files", [])).items()}
+    if content.get("split", ours) != ours:
+        raise UserError(f"{folder / description.NAME}: split is not what the folders are; the parts of an image folder are its "
+                        f"subfolders {', '.join(FOLDERS)}: move images between them, and delete this entry")
+
+
 def write_images(path: Path, folder: Path, files: list[str], size: int) -> list[tuple[str, str]]:
     """Write the pixels of the files that can be read to `path`, uint8 [N, size, size, 3]; returns the others, each with the reason.
 

@@ -1,6 +1,7 @@
 """folders.py: an image folder becomes arrays, again when it changes, and what is refused and how."""
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,25 @@ def test_what_a_user_wrote_afterwards_is_kept_and_what_was_measured_follows_the_
     other = {"mean": "std", "std": "mean"}[given]
     assert getattr(after, given) == (.5, .4, .3) and getattr(after, other) != getattr(before, other)
     assert after.class_names == ["ant", "cat", "dog"]
+
+
+def test_parts_of_an_image_folder_other_than_its_subfolders_are_refused_and_nothing_is_converted(tmp_path):
+    image_folder(tmp_path / "pets")
+    path = tmp_path / "pets" / "dataset.json"
+    path.write_text('{"split": {"train": [0, 2], "pool": [2, null]}}')
+    message = refusal(data.load, "pets", tmp_path)
+    assert f"{path}: split is not what the folders are" in message and "subfolders train, val, test, field" in message
+    assert not (tmp_path / "pets" / "images.npy").exists()
+    path.unlink()
+    dataset = data.load("pets", tmp_path)
+    assert "split" not in refusal(data.require, replace(dataset, split=dataset.split | {"val": np.arange(0)}), "val")
+    written = description_of(tmp_path / "pets")
+    path.write_text(json.dumps(written | {"split": written["split"] | {"pool": [4, None]}}))
+    assert "and delete this entry" in refusal(data.load, "pets", tmp_path)
+    path.write_text(json.dumps({key: value for key, value in written.items() if key != "split"}))
+    picture(tmp_path / "pets" / "field" / "new.png", (1, 2, 3))  # it is converted again
+    assert {part: len(index) for part, index in data.load("pets", tmp_path).split.items()} == {
+        part: len(index) + (part == "pool") for part, index in dataset.split.items()}
 
 
 def test_labels_follow_when_the_classes_are_put_into_another_order(tmp_path):
