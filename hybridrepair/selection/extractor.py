@@ -94,12 +94,24 @@ def pretrained(name: str, network: object, folder: Path, code: bytes = b"") -> E
 
     def prepare(images: Tensor, normalise: Normalise) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float() / 255
+        if pixels.shape[1] == 2:
+            raise UserError(f"the network of {name} takes images of three channels, and these have two; use --fe {MODEL}")
         pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
         return (pixels - mean.to(pixels.device)) / std.to(pixels.device)
 
+    network.float()  # as the images are
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            features_of(network.eval()(torch.zeros(2, 3, size, size)))
+    except UserError:
+        raise
+    except Exception as error:  # a network raises anything where it cannot take its input
+        raise UserError(f"the network of {name} cannot take images of 3 x {size} x {size} (channels, height, width; "
+                        f"{reason_of(error)}); let its attribute size tell the pixels a side that it is made for") from error
     seen = f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}"
-    made_of = digests.of(seen.encode(), code, digests.of_tensors(*network.state_dict().values()).encode())
+    tensors = [value for value in network.state_dict().values() if isinstance(value, Tensor)]
+    made_of = digests.of(seen.encode(), code, digests.of_tensors(*tensors).encode())
     return Extractor(f"{name}:{made_of}", made_of, folder, lambda: network, prepare, features_of, max(1, PIXELS // size ** 2))
 
 

@@ -12,6 +12,7 @@ from hybridrepair.images.augment import Normalise, views_of
 
 VIEWS = 8  # augmented views beside the clean image ("n_iters" of the published code)
 NEIGHBOURS = 100  # train images that say how far a T2 image is from the train set
+PAIRS = 2 ** 24  # of T2 and train images, compared at a time
 TYPICAL = 1000  # T2 images at an average distance, over which tau is taken
 
 
@@ -89,9 +90,9 @@ def normalised(values: Tensor) -> Tensor:
 def distance_to(train_logits: Tensor, logits: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """Mean cosine distance of each row of logits [N, C] to its nearest rows of train_logits [M, C]: float64 [N]."""
     unit, train = (torch.nn.functional.normalize(x.double(), dim=1) for x in (logits, train_logits))
-    k = min(neighbours, len(train))
+    k, rows = min(neighbours, len(train)), min(1024, max(1, PAIRS // len(train)))
     distance = torch.empty(len(unit), dtype=torch.float64, device=unit.device)  # a list would pin the blocks freed between
-    for batch, out in zip(unit.split(1024), distance.split(1024)):
+    for batch, out in zip(unit.split(rows), distance.split(rows)):
         out.copy_(1 - (batch @ train.T).topk(k, dim=1).values.mean(1))
     return distance
 

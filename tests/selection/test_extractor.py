@@ -122,7 +122,27 @@ def test_a_network_that_cannot_be_used_is_one_sentence(edits, message):
 
 
 @pytest.mark.parametrize("output, message", [
-    ("x.flatten(1).sum(1)", "gave \\[4\\]"), ("x.long()[:, 0, 0]", "gave \\[4, 8\\]"),
+    ("torch.nn.functional.linear(x.flatten(1), torch.zeros(3, 7))", "cannot take images of 3 x 8 x 8 .*; let its attribute size"),
+    ("x.flatten(1).sum(1)", "gave \\[2\\]")])
+def test_a_network_that_cannot_take_its_own_images_is_told_before_any_is_read(output, message):
+    fe = written(output)
+    with pytest.raises(UserError, match=message):
+        extractor_of(fe, "signs")
+
+
+def test_a_network_in_half_precision_or_with_a_state_of_its_own_gives_the_features_of_its_weights():
+    assert extracted(written(scale=0.5, **{"return Corner()": "return Corner().bfloat16()"})).equal(extracted(written(scale=0.5)))
+    assert extracted(written(**{"build():": "build():\n    global Corner\n    class Own(Corner):\n        def get_extra_state(self):\n"
+                                "            return {'a': 1}\n    return Own()"})).equal(extracted(written()))
+
+
+def test_images_of_two_channels_are_refused():
+    with pytest.raises(UserError, match="three channels, and these have two; use --fe model2test"):
+        extracted(written(), IMAGES[..., :2])
+
+
+@pytest.mark.parametrize("output, message", [
+    ("x.flatten(1).sum(1)", "gave \\[2\\]"), ("x.long()[:, 0, 0]", "gave \\[2, 8\\]"),
     ("x.flatten(1) * float('nan')", "are not finite")])
 def test_output_that_holds_no_features_is_one_sentence_and_leaves_no_file(output, message):
     with pytest.raises(UserError, match=message):

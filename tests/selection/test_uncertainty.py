@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from conftest import refusal
 from hybridrepair.images.augment import Normalise
+from hybridrepair.selection import uncertainty
 from hybridrepair.selection.uncertainty import (
     disagreement,
     distance_to,
@@ -166,7 +167,9 @@ def test_distance_to_the_train_set_by_hand():
     assert distance_to(train, logits, neighbours=100).tolist() == pytest.approx(every)  # all there are
 
 
-def test_distance_to_the_train_set_equals_scikit_learns():
+@pytest.mark.parametrize("pairs", [uncertainty.PAIRS, 150 * 3, 1])
+def test_distance_to_the_train_set_equals_scikit_learns_by_whatever_number_of_rows_at_a_time(pairs, monkeypatch):
+    monkeypatch.setattr(uncertainty, "PAIRS", pairs)
     rng = np.random.default_rng(0)
     train, logits = rng.normal(size=(150, 10)), rng.normal(size=(1100, 10))  # more than one chunk
     expected = np.sort(cosine_distances(logits, train), axis=1)[:, :100].mean(1)
