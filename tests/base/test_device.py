@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from torch import nn
 
 from conftest import refusal
 from hybridrepair.base import processes
@@ -102,6 +103,23 @@ def test_gradients_and_weights_stay_float32_at_lower_precision():
     model = placed("--precision", "bfloat16")
     model(torch.randn(5, 16))[0].sum().backward()
     assert model.linear.weight.dtype == model.linear.weight.grad.dtype == torch.float32
+
+
+def test_a_strided_convolution_of_one_pixel_has_no_gradient_of_whatever_the_memory_held():
+    flags = parser().parse_args(["--precision", "bfloat16"])
+    model = on_machine(nn.Sequential(nn.Conv2d(64, 128, 3, stride=2, padding=1, bias=False)), flags, torch.device("cpu"))
+    twin = copy.deepcopy(model)
+    x = torch.randn(64, 64, 1, 1)
+    for each in (model, twin) * 6:
+        each.zero_grad()
+        freed = [torch.full_like(model[0].weight, torch.nan) for _ in range(4)]
+        del freed
+        each(x).square().sum().backward()
+        gradient = each[0].weight.grad.clone()
+        assert gradient[:, :, 1, 1].any()
+        gradient[:, :, 1, 1] = 0  # the tap that meets the pixel
+        assert (gradient == 0).all()
+    assert not model(torch.randn(1, 64, 2, 2)).equal(nn.Sequential.forward(model, torch.randn(1, 64, 2, 2)))  # larger ones are rounded
 
 
 def test_compiled_networks_compute_the_same(monkeypatch):
