@@ -79,7 +79,7 @@ def main(args) -> None:
         return
     table = table_of(runs, args.metric)
     differ = [facet for facet in FACETS if facet not in blocks and runs[facet].nunique() > 1]
-    columns = args.columns or differ[-1:] or ["p_budget"]
+    columns = args.columns or [facet for facet in differ if facet != "data"][-1:] or ["p_budget"]
     blocks += [facet for facet in differ if facet not in columns]
     if args.format == "csv":
         text = long_csv(table, args.metric)

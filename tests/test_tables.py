@@ -234,6 +234,13 @@ def test_the_accuracy_before_has_a_row_for_each_fine_tuning_that_it_comes_from(t
         [r"hybrid (retrain\_epoch=2, tao=0.1)", "82.00 (+4.00, n=1)"], [r"hybrid (retrain\_epoch=10)", "83.00 (+3.00, n=1)"]]
 
 
+@pytest.mark.parametrize("name, text", [("micro_batch", 32), ("builder", "0123456789abcdef"), ("no_replay", 1), ("code", "ab")])
+def test_the_accuracy_before_is_not_averaged_over_what_makes_another_start(tabulate, name, text):
+    rows = [row("mcp", 84, acc_before=80), row("mcp", 78, settings=f"{FINETUNING} {name}={text}", acc_before=70)]
+    found = cells(tabulate(rows))
+    assert sorted(line[1] for line in found[:2]) == ["70.00", "80.00"] and all(line[0].startswith("before") for line in found[:2])
+
+
 def test_what_the_machine_makes_different_makes_no_row(tabulate):
     there = row("mcp", 83, 20, settings="retrain_epoch=10  retrain_weightdecay=0.0005 retrain_lr=0.001", device="H100",
                 versions="python 4", run="elsewhere", seconds_load=9)
@@ -255,6 +262,18 @@ def test_weights_are_not_shown_where_each_model_has_its_own(tabulate):
     rows = [row("mcp", 81 + number, weights=weights, model_number=number) for number, weights in enumerate(("aa", "bb", "cc"))]
     text = tabulate(rows)
     assert "| solution | A | B | C |" in text.splitlines() and "weights" not in text
+
+
+def test_the_data_of_a_model_are_no_column_where_each_model_has_its_own_and_never_by_themselves(tabulate):
+    of = {name: f"{FINETUNING} data={name}" for name in ("d1", "d2")}
+    rows = [row("mcp", 81, settings=of["d1"]), row("mcp", 83, settings=of["d2"], model="resnet18")]
+    assert "| solution | MobileNet | resnet18 |" in (text := tabulate(rows)).splitlines() and "data" not in text
+    without = row("mcp", 79, settings=f"{of['d2']} no_replay=1", acc_before=79.5)
+    text = tabulate([row("mcp", 81, settings=of["d1"]), without])
+    found = [line[1] for line in cells(text)]
+    assert "data" not in text and found == ["79.50", "80.00", "79.00 (−0.50, n=1)", "**81.00** (+1.00, n=1)"]
+    text = tabulate([row("mcp", 81, settings=of["d1"]), row("mcp", 82, settings=of["d2"])])
+    assert "| data | solution | 1 % |" in text.splitlines()
 
 
 GRID = [row("mcp", 81, dataset=dataset, model_number=number, p_budget=budget)

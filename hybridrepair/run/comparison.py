@@ -39,7 +39,8 @@ FACETS: dict[str, Callable[[Any], str]] = {  # and how they are shown; weights a
 CELL = [*FACETS, "solution", "settings"]  # what tells cells apart; settings are pairs of name and text
 BEFORE = "before"
 # settings of what "before" is
-MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "estimated_statistics", "precision")
+MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "estimated_statistics", "precision", "no_replay", "micro_batch",
+               "builder", "code")
 MISSING = "–"
 BOLD = "\x02{}\x03"  # control signs that SIGNS translate
 SIGNS = {
@@ -69,7 +70,9 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
         raise UserError(f"no results.csv with a finished run in {told}; give one, or its folder, or make it again from the folders of "
                         "runs by --rebuild")
     runs = pd.DataFrame(list(found.values())).astype(dict.fromkeys(RESULTS, float))
-    for name, of in (("weights", ["dataset", "model", "model_number"]), ("data", ["dataset", "model_number"])):
+    model = ["dataset", "model", "model_number"]
+    runs["no_replay"] = runs["settings"].map(lambda settings: dict(settings).get("no_replay", ""))  # which the digest of data follows
+    for name, of in (("weights", model), ("data", [*model, "no_replay"])):
         runs[name] = runs[name].where(runs.groupby(of)[name].transform("nunique") > 1, "")
     # annotators answer for each seed in a file of its own, which makes no other row unless a seed has several
     by_files = {"labels": "file", "labelled": "file"}
