@@ -16,7 +16,7 @@ import torch
 
 from hybridrepair.base import checkpoint, digests, provenance, states
 from hybridrepair.base.device import device_of, on_machine
-from hybridrepair.base.errors import run
+from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.files import write_json
 from hybridrepair.base.locks import locked
 from hybridrepair.base.version import code_version
@@ -82,6 +82,7 @@ def main(args) -> None:
     index = np.concatenate([dataset.split[part] for part in ("train", "pool")])
     if len(index) < 2:
         data.require(dataset, "pool")
+        raise UserError(f"dataset {args.dataset} has one image to train on; give more train or pool images")
     if args.n_images and args.n_images < len(index):
         index = np.sort(generator(key(args.manualSeed, "moco images")).choice(index, args.n_images, replace=False))
     names = ("dataset", "arch", "small_stem", "dim", "mlp_dim", "n_epochs", "batch_size", "lr", "weight_decay", "warmup_epochs",

@@ -43,6 +43,7 @@ from hybridrepair.run.flags import repair_parser
 from hybridrepair.run.models import Models, recipe_of
 from hybridrepair.run.repair import perform
 from hybridrepair.run.scenario import Scenario
+from hybridrepair.run.settings import annotates
 from hybridrepair.selection.solutions import SOLUTIONS, Selection
 from hybridrepair.training import baseline
 from hybridrepair.training.passes import Labelled
@@ -80,9 +81,8 @@ def select(model: nn.Module, field: Images, budget: int, *, train: Pairs | None 
     Train and test images, of which labels are not read, serve the estimate of tau. mean and std (per channel, pixels in [0, 1]) are
     those that the model was trained with; without them those of the train images are taken, or of the field.
     """
-    task = InMemory(model, field, budget, train, test, classes, mean, std, settings)
     with quiet(verbose):
-        return task.selection
+        return InMemory(model, field, budget, train, test, classes, mean, std, settings).selection
 
 
 def repair(model: nn.Module, field: Images, selection: Selection, answers: Sequence[int], *, train: Pairs | None = None,
@@ -92,9 +92,9 @@ def repair(model: nn.Module, field: Images, selection: Selection, answers: Seque
 
     Without train images nothing is replayed (--no_replay); test images are only used to report accuracy and, unlabelled, for tau.
     """
-    task = InMemory(model, field, len(selection.annotated), train, test, classes, mean, std, settings)
-    task.answer(selection, np.asarray(answers))
     with quiet(verbose):
+        task = InMemory(model, field, len(selection.annotated), train, test, classes, mean, std, settings)
+        task.answer(selection, array_of(answers))
         outcome = perform(task, lambda data: None)
     repaired = copy.deepcopy(model)
     repaired.load_state_dict(outcome.model.state_dict())
@@ -126,14 +126,19 @@ def flags_of(settings: dict[str, Any], train: bool):
 
 # --- arrays
 
+def array_of(values: Any) -> np.ndarray:
+    """An array of what may be a tensor, on whatever device."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    return np.asarray([array_of(each) for each in values] if isinstance(values, (list, tuple)) else values)
+
+
 def pixels(images: Images, what: str) -> np.ndarray:
     """Images as uint8 [N, H, W, C]. UserError if they are nothing of the kind."""
     if not isinstance(images, (np.ndarray, Tensor)):
         images = stacked([image for image, _ in items(images)], what)
-    if isinstance(images, Tensor):
-        images = images.detach().cpu()
-        images = (images.float() if images.is_floating_point() else images).numpy()  # numpy has no bfloat16
-    array = images
+    array = array_of(images)
     if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim != 4 or array.shape[3] not in (1, 3) or not len(array):
@@ -156,7 +161,7 @@ def items(images: Any) -> list[tuple[Any, Any]]:
 
 def stacked(images: list, what: str) -> np.ndarray:
     """Images of one shape as an array. UserError if they differ."""
-    arrays = [np.asarray(image if not isinstance(image, Image.Image) else image.convert("L" if image.mode in GREY else "RGB"))
+    arrays = [array_of(image if not isinstance(image, Image.Image) else image.convert("L" if image.mode in GREY else "RGB"))
               for image in images]
     arrays = [array[..., None] if array.ndim == 2 else array for array in arrays]
     shapes = {array.shape for array in arrays}
@@ -174,7 +179,7 @@ def labelled(given: Pairs | None, what: str) -> tuple[np.ndarray, np.ndarray] | 
     else:
         found = items(given)
         images, labels = stacked([image for image, _ in found], what), [label for _, label in found]
-    array, numbers = pixels(images, what), np.asarray(labels)
+    array, numbers = pixels(images, what), array_of(labels)
     if numbers.shape != array.shape[:1] or numbers.dtype.kind not in "iu":
         raise UserError(f"the {what} labels are {numbers.dtype} {list(numbers.shape)}; give a class number for each of the "
                         f"{len(array)} images")
@@ -196,6 +201,8 @@ class InMemory(Scenario):
             raise UserError(f"there are {len(names)} class names, and the model gives {n_classes} classes")
         args = flags_of(settings, train is not None)
         super().__init__(args, dataset_of(pool, parts, names, mean, std))
+        if not annotates(args):
+            raise UserError("sel_u_data without sel_l_data has nothing annotated, and so nothing to select; leave it out, or give both")
         self.budget = budget
         self.oracle = Oracle(self.dataset.labels[self.dataset.split["pool"]], budget, "the answers")
 

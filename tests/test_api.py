@@ -98,7 +98,28 @@ def test_without_train_and_test_images_a_model_is_repaired_and_nothing_is_claime
     assert not all(value.equal(trained.state_dict()[name]) for name, value in result.model.state_dict().items())
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that numpy cannot read, as one on a GPU, unless it is asked to the CPU."""
+    def __array__(self, *args, **more):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+def test_images_labels_and_answers_may_lie_on_a_gpu(trained):
+    def there(array):
+        return torch.from_numpy(array).as_subclass(Elsewhere)
+    expected = hybridrepair.select(trained, IMAGES[FIELD], 5, train=part(TRAIN), **SHORT)
+    pairs = (there(IMAGES[TRAIN]), there(LABELS[TRAIN]))
+    chosen = hybridrepair.select(trained, there(IMAGES[FIELD]), 5, train=pairs, **SHORT)
+    assert chosen.annotated.tolist() == expected.annotated.tolist()
+    answers = there(LABELS[FIELD][chosen.annotated])
+    results = [hybridrepair.repair(trained, IMAGES[FIELD], chosen, given, train=[*zip(*pairs)], **SHORT)
+               for given in (answers, [*answers])]
+    assert all((result.labels == chosen.labels(answers.numpy())).all() for result in results)
+
+
 def test_lines_are_printed_when_asked_for(trained, capsys):
+    hybridrepair.select(trained, IMAGES[FIELD], 5, **SHORT)  # without T2 images it has no tau, which is told only if asked for
+    assert capsys.readouterr().out == ""
     chosen = hybridrepair.select(trained, IMAGES[FIELD], 5, solution="gini", **SHORT)
     hybridrepair.repair(trained, IMAGES[FIELD], chosen, LABELS[FIELD][chosen.annotated], solution="gini", verbose=True, **SHORT)
     assert "Sequential on 200 field images: pool 200, budget 5" in capsys.readouterr().out
@@ -116,6 +137,7 @@ def test_lines_are_printed_when_asked_for(trained, capsys):
     ({"model": 3}, "the model is a int"),
     ({"model": nn.Flatten()}, "no linear layer was found"),
     ({"model": nn.Linear(3, 4)}, "cannot take images of 3 x 8 x 8"), ({"labels": "x.csv"}, "labels is no setting here"),
+    ({"sel_u_data": True}, "has nothing annotated"),
     ({"retrain_lr": -1}, "out of range"), ({"solution": "best"}, "invalid choice: 'best'")])
 def test_what_cannot_be_used_is_one_sentence(trained, change, message):
     given = {"model": trained, "field": IMAGES[FIELD], "budget": 5, "train": part(TRAIN)} | change

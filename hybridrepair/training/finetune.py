@@ -116,8 +116,9 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             except ValueError as error:  # batch norm has no variance of a single value for a channel
                 if len(replay) + len(chosen.labels) != 1:
                     raise
-                raise UserError(f"one labelled image alone cannot be trained on ({reason_of(error)}); have more annotated by "
-                                "--p_budget, or replay train images") from error
+                remedy = ("have more annotated by --p_budget, or replay train images" if len(chosen.labels)
+                          else "give more train images, or leave them out by --no_replay")
+                raise UserError(f"one labelled image alone cannot be trained on ({reason_of(error)}); {remedy}") from error
             record["loss"], step, total = loss.item(), 0, 0.0
         if unlabelled is not None and unlabelled.weights.sum() > 0:
             assert pool is not None and known is not None
