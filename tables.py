@@ -17,6 +17,7 @@ from pathlib import Path
 from hybridrepair.base.errors import UserError
 from hybridrepair.base.errors import run as run_main
 from hybridrepair.base.files import atomic
+from hybridrepair.base.text import text_of
 from hybridrepair.report import page
 from hybridrepair.run.comparison import FACETS, METRICS, caption_of, grid, long_csv, origin_of, plot, read_runs, table_of, written
 from hybridrepair.run.details import CAPTION as DETAILS
@@ -50,7 +51,7 @@ def parse_args(argv: list[str] | None = None):
 def main(args) -> None:
     if args.report:
         for folder in page.runs_in(args.report):
-            print(page.write_all(folder))
+            print(text_of(str(page.write_all(folder))))
         return
     if args.rebuild:
         for line in rebuild(args.rebuild):

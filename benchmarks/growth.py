@@ -106,13 +106,13 @@ def once(connection, folder: Path, row: str, device: str, beside: bool) -> None:
 
 def exponent(sizes: list[int], values: list[float]) -> float:
     """The slope of values over sizes, both on logarithmic scales, by least squares."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) if len(sizes) > 1 else float("nan")
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def slope(row: dict, key: str) -> str:
-    """The exponent of a quantity of a row, as text; - where its largest value is noise."""
+    """The exponent of a quantity of a row, as text; - where its largest value is noise, or the only one."""
     sizes, values = [int(size) for size in row], [each[key] for each in row.values()]
-    return f"{exponent(sizes, values):.2f}" if max(values) > LEAST[key] and min(values) > 0 else "-"
+    return f"{exponent(sizes, values):.2f}" if len(row) > 1 and max(values) > LEAST[key] and min(values) > 0 else "-"
 
 
 def plot(rows: dict[str, dict], path: Path) -> None:

@@ -99,9 +99,9 @@ def main() -> None:
     if kind not in SIZES:
         raise UserError(f"device {args.device} is not one of {', '.join(SIZES)}, by which several processes compute")
     most = torch.cuda.device_count() if kind == "cuda" else 2
-    numbers = args.processes or [1, *(2 ** power for power in range(1, most.bit_length()))]
+    numbers = args.processes or sorted({1, *(most >> halved for halved in range(most.bit_length()))})
     if len(numbers) < 2:
-        print("there is one GPU, so that there is nothing to compare")
+        print(f"there is one number of processes, {numbers[0]}, so that there is nothing to compare")
         return
     seconds: dict[str, dict[str, list[float]]] = {str(n): {} for n in numbers}
     for _ in range(args.repeats):

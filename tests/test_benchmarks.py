@@ -206,7 +206,9 @@ def test_stages_measures_what_is_missing_of_a_whole_selection(tmp_path, monkeypa
 
 def test_exponent_of_a_power():
     assert growth.exponent([10, 100, 1000], [3 * n ** 1.5 for n in (10, 100, 1000)]) == pytest.approx(1.5)
-    assert np.isnan(growth.exponent([10], [1.0]))
+    row = {size: dict.fromkeys(growth.LEAST, 3e9 * int(size)) for size in ("10", "100")}
+    assert growth.slope(row, next(iter(growth.LEAST))) == "1.00"
+    assert growth.slope({"10": row["10"]}, next(iter(growth.LEAST))) == "-"
 
 
 def test_floor_measures_each_step_on_the_device(tmp_path, monkeypatch):
@@ -251,11 +253,23 @@ def test_scaling_measures_each_step_and_tells_how_many_times_as_fast_each_number
     assert result["seconds"]["3"] == {"training epoch, 3 images": [2.0]} and result["threads"] == 1
 
 
-def test_scaling_says_that_one_gpu_has_nothing_to_be_compared_with(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(sys, "argv", ["scaling.py", "--device", "cuda"])
+@pytest.mark.parametrize("count, numbers", [(2, [1, 2]), (6, [1, 3, 6]), (8, [1, 2, 4, 8])])
+def test_scaling_measures_as_many_gpus_as_there_are_and_halves_of_them(count, numbers, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    monkeypatch.setattr(scaling, "turn", lambda n, args, words: seen.append(n) or {"step": 1.0})
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--device", "cuda", "--repeats", "1", "--output", str(tmp_path)])
     scaling.main()
-    assert capsys.readouterr().out == "there is one GPU, so that there is nothing to compare\n"
+    assert seen == numbers
+
+
+@pytest.mark.parametrize("flags", [["--device", "cuda"], ["--device", "cpu", "--processes", "1"]])
+def test_scaling_says_that_one_number_of_processes_has_nothing_to_be_compared_with(flags, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *flags])
+    scaling.main()
+    assert capsys.readouterr().out == "there is one number of processes, 1, so that there is nothing to compare\n"
 
 
 @pytest.mark.parametrize("by", ["recorder", pytest.param("python", marks=pytest.mark.long)])

@@ -43,7 +43,7 @@ def write(folder: Path, seen: Evidence | None = None) -> Path:
     with nullcontext() if seen else refused(folder):
         text = render(contents(read_record(folder / RECORD), seen or evidence.load(folder / PREDICTIONS), folder))
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text_of(text), encoding="utf-8")
     return path
 
 

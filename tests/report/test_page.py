@@ -2,6 +2,7 @@
 import base64
 import io
 import json
+import os
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
@@ -313,6 +314,13 @@ def test_the_report_is_made_again_from_the_folder_alone_and_is_the_same(folder, 
     tables.main(tables.parse_args(["--report", str(tmp_path / "save")]))
     assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
     assert (folder / "report.html").read_bytes() == first
+
+
+def test_a_folder_whose_name_is_not_utf_8_has_its_report(folder, capfd):
+    other = folder.rename(folder.with_name(os.fsdecode(b"r\xe9sum\xe9")))
+    tables.main(tables.parse_args(["--report", str(other)]))
+    assert capfd.readouterr().out.endswith("r\\udce9sum\\udce9/report.html\n")
+    assert r"r\udce9sum\udce9" in (other / "report.html").read_text(encoding="utf-8")
 
 
 def test_numbers_that_were_not_measured_are_not_told(folder):
