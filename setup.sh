@@ -18,7 +18,7 @@ flag() { # name, value: the flag, or nothing where the value is left to the data
     [ -z "$2" ] || [ "$2" = default ] || echo "$1 $2"
 }
 
-shared_flags() { # flags: those on images and machine alone, which each training and repair of one thing takes alike
+shared_flags() { # flags: those alone on images, machine and saved states, which each training and repair of one thing takes alike
     valued=  # one whose value comes next
     for flag; do
         if [ -n "$valued" ]; then
@@ -27,8 +27,9 @@ shared_flags() { # flags: those on images and machine alone, which each training
             continue
         fi
         case $flag in
-            --skip_bad | --img_size=* | --device=* | --precision=*) echo "$flag" ;;
-            --img_size | --device | --precision) valued=$flag ;;
+            --skip_bad | --compile) echo "$flag" ;;
+            --img_size=* | --device=* | --precision=* | --num_workers=* | --save_every=*) echo "$flag" ;;
+            --img_size | --device | --precision | --num_workers | --save_every) valued=$flag ;;
         esac
     done
 }

@@ -3,7 +3,7 @@
 #   sh train.sh
 #   DATASET=gtsrb MODEL="MobileNet resnet18" MODEL_NOS=0 sh train.sh
 # An interrupted training goes on where it stopped; a finished one is left alone. Flags are passed on: sh train.sh --force
-# The feature extractor takes --force and those on images and machine too, and all of them where MODEL_NOS is empty.
+# The feature extractor takes --force and those on images, machine and saved states too, and all of them where MODEL_NOS is empty.
 cd "$(dirname "$0")" || exit
 
 DATASET=${DATASET:-cifar10}        # cifar10 svhn gtsrb stl10 digits, or a folder's name in DATA_ROOT

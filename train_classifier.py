@@ -15,7 +15,7 @@ import torch
 
 from hybridrepair.base import checkpoint, digests, processes, provenance, states
 from hybridrepair.base.device import device_of, on_machine
-from hybridrepair.base.errors import UserError, run
+from hybridrepair.base.errors import run
 from hybridrepair.base.files import write_json
 from hybridrepair.base.locks import locked
 from hybridrepair.base.version import code_version
@@ -70,8 +70,6 @@ def main(args) -> None:
         biased = checkpoint.place(args.dataset, "ckpt_bias", "biased_dataset", which)
     data.require(dataset, "train", "val")
     subset = biased_subset(dataset, args.class_weight, biased.parent)
-    if len(subset["train"]) < 2:  # of which batch norm has no variance
-        raise UserError(f"dataset {args.dataset} leaves one image to train on; give more train images")
     settings = {"dataset": args.dataset, "model": args.model, "class_weight": args.class_weight, "n_epochs": args.n_epochs,
                 "lr": args.lr, "batch_size": args.batch_size, "seed": args.manualSeed,
                 **{part: digests.of(index.tobytes()) for part, index in subset.items()}, **rounding(args), **resolution(dataset),

@@ -259,10 +259,11 @@ def test_a_missing_model_is_trained_with_the_flags_on_images_and_machine_that_it
 
 
 def test_flags_of_a_training_go_to_the_feature_extractor_where_they_mean_the_same_or_nothing_else_is_trained(noted):
-    flags = ("--if_missing", "--device", "cpu", "--skip_bad", "--save_path", "logs", "--force")
+    flags = ("--if_missing", "--device", "cpu", "--skip_bad", "--save_path", "logs", "--save_every=5", "--force", "--compile")
     done, calls = noted(*flags, script="train.sh", PRETRAIN_FE="1", MODEL_NOS="0", FE_FLAGS="--dim 8")
     assert done.returncode == 0 and calls[0].startswith("train_classifier.py") and calls[0].endswith(" ".join(flags))
-    assert calls[1].startswith("pretrain_moco.py") and calls[1].endswith("--manualSeed 10 --dim 8 --force --device cpu --skip_bad")
+    assert calls[1].startswith("pretrain_moco.py")
+    assert calls[1].endswith("--manualSeed 10 --dim 8 --force --device cpu --skip_bad --save_every=5 --compile")
     done, calls = noted("--arch", "resnet18", script="train.sh", PRETRAIN_FE="1", MODEL_NOS="")
     assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith("--manualSeed 10 --arch resnet18")
 

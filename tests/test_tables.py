@@ -241,6 +241,11 @@ def test_the_accuracy_before_is_not_averaged_over_what_makes_another_start(tabul
     assert sorted(line[1] for line in found[:2]) == ["70.00", "80.00"] and all(line[0].startswith("before") for line in found[:2])
 
 
+def test_images_per_pass_that_cut_no_batch_of_the_start_make_no_other_start(tabulate):
+    rows = [row("mcp", 84, acc_before=80), row("hybrid", 83, settings=f"{FINETUNING} micro_batch=71", acc_before=80)]
+    assert cells(tabulate(rows))[0] == ["before", "80.00"]
+
+
 def test_what_the_machine_makes_different_makes_no_row(tabulate):
     there = row("mcp", 83, 20, settings="retrain_epoch=10  retrain_weightdecay=0.0005 retrain_lr=0.001", device="H100",
                 versions="python 4", run="elsewhere", seconds_load=9)

@@ -81,11 +81,12 @@ def read_csv(path: Path, dataset: Dataset) -> list[Answer]:
     rows = spreadsheet.read(path, WHAT)
     if not rows or "label" not in rows[0][1] or not set(BY) & rows[0][1].keys():
         raise UserError(f"{WHAT} {path} has no rows with the columns id (or index) and label; fill in a {QUESTIONS} or a selected.csv")
-    columns = {name: name for name in BY} | ({"id": label_studio.ID} if label_studio.ID in rows[0][1] else {})  # id: that of a task
     ids = {id_of(dataset, index) for index in dataset.split["pool"]} if dataset.files else set()
     answers = []
     for line, row in rows:
-        where, cell = f"{WHAT} {path}, line {line}", {name: row.get(column, "") for name, column in columns.items()}
+        where, cell = f"{WHAT} {path}, line {line}", {name: row.get(name, "") for name in BY}
+        if row.get(label_studio.ID) and cell["id"].isdecimal():  # from a table of Label Studio, where id is that of the task
+            cell["id"] = row[label_studio.ID]
         identity = Identity(cell["id"] or id_of_file(cell["file"], dataset, ids), cell["digest"].strip())
         image: Identity | int = identity
         if not any(identity):

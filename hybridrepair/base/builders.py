@@ -66,16 +66,31 @@ def code_of(name: str) -> bytes:
 
 
 def refuse_others(name: str) -> None:
-    """UserError where another module comes before one that the file in FILE.py:FUNCTION imports from beside it."""
+    """UserError where another module comes before one that the file in FILE.py:FUNCTION imports from beside it or below."""
     first, *others = files_of(name)
+    importlib.invalidate_caches()
     for file in others:
-        package = file.parent if file.name == "__init__.py" else file
-        if package.parent != first.parent:
+        if first.parent not in file.parents:
             continue
-        spec = importlib.util.find_spec(package.stem)
-        if spec is not None and (spec.origin is None or not Path(spec.origin).exists() or not os.path.samefile(spec.origin, file)):
-            raise UserError(f"{first} imports {package.stem}, which is {file}, but {spec.origin or 'a folder'} has that name too and "
-                            "comes first; rename the former")
+        top, *rest = file.relative_to(first.parent).parts
+        package = first.parent / top / "__init__.py"
+        ours, rest = (package, []) if rest and package.is_file() else (file, rest)
+        found = place_of(top.removesuffix(".py"), rest)
+        if not (os.path.exists(found) and os.path.samefile(found, ours)):
+            raise UserError(f"{first} imports {top.removesuffix('.py')}, which is {ours}, but {found} has that name too and comes "
+                            "first; rename the former")
+
+
+def place_of(top: str, rest: list[str]) -> str:
+    """Where Python looks for the module `top`, or, where that is a mere folder, for `rest` in the first of its name that has it."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # it was made by hand
+        spec = None
+    if spec is None:
+        return f"a module {top} in memory"
+    places = [os.path.join(place, *rest) for place in spec.submodule_search_locations or []]
+    return spec.origin or next(filter(os.path.exists, places), f"a package {top}")
 
 
 def builder(name: str) -> Callable:
@@ -89,7 +104,11 @@ def builder(name: str) -> Callable:
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.parent.resolve()))
-    refuse_others(name)
+    try:
+        refuse_others(name)
+    except UserError:
+        sys.path.pop()
+        raise
     sys.modules[spec.name] = module  # where dataclasses look for what annotations name
     try:
         spec.loader.exec_module(module)

@@ -66,22 +66,22 @@ def on_machine(model: nn.Module, args, device: torch.device) -> nn.Module:
             return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
         model.forward = MethodType(forward, model)  # a method, so that a deep copy has one of its own
         for layer in model.modules() if device.type == "cpu" else ():
-            if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1 and max(layer.kernel_size) > 1:
-                layer.forward = MethodType(of_one_pixel_in_float32, layer)  # type: ignore[method-assign]
+            if isinstance(layer, nn.Conv2d) and layer.stride[1] > 1 and max(layer.kernel_size) > 1 and "forward" not in vars(layer):
+                layer.forward = MethodType(of_narrow_maps_in_float32, layer)  # type: ignore[method-assign]
     if compiles(args):
         model.compile()
     return model
 
 
-def of_one_pixel_in_float32(layer: nn.Conv2d, images: Tensor) -> Tensor:
-    """The forward pass of a strided convolution in bfloat16, but of maps of a single pixel in float32.
+def of_narrow_maps_in_float32(layer: nn.Conv2d, input: Tensor) -> Tensor:
+    """The forward pass of a convolution in bfloat16, but of maps that are narrower than its stride in float32.
 
     There torch (2.14, on a CPU) leaves in the gradient of those weights that meet no pixel whatever the memory held.
     """
-    if images.shape[-2:] != (1, 1):
-        return type(layer).forward(layer, images)
+    if input.shape[-1] >= layer.stride[1]:
+        return type(layer).forward(layer, input)
     with torch.autocast("cpu", enabled=False):
-        return type(layer).forward(layer, images.float())
+        return type(layer).forward(layer, input.float())
 
 
 def compiles(args) -> bool:

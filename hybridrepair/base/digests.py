@@ -3,6 +3,7 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -20,4 +21,4 @@ def of(*contents: bytes | np.ndarray | Iterator[np.ndarray]) -> str:
 
 def of_tensors(*tensors: Tensor) -> str:
     """The digest of the elements of tensors on any device."""
-    return of(*(tensor.cpu().numpy() for tensor in tensors))
+    return of(*((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy() for tensor in tensors))

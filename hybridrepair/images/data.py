@@ -87,6 +87,9 @@ def _convert(name: str, folder: Path, size: int | None, skip_bad: bool) -> None:
     """Make the arrays of a dataset in its folder, where they are missing or outdated."""
     path = folder / "images.npy"
     found, others = folders.scan(folder)
+    content = description.read(folder)
+    if found and ("files" in content or not path.exists()):  # else they lie beside arrays of the user's
+        folders.refuse_split(folder, content)
     if _outdated(folder, found, size):
         with locks.locked(path, making=str(path)):
             if _outdated(folder, found, size):  # else made while this one waited
@@ -95,7 +98,6 @@ def _convert(name: str, folder: Path, size: int | None, skip_bad: bool) -> None:
                     print(line_of(f"not read in {folder}, since they are no images that Pillow knows: {told}"), flush=True)
                 if found:
                     content = description.read(folder)
-                    folders.refuse_split(folder, content)
                     folders.convert(folder, found, content, size or content.get("size", SIZE), skip_bad)
                 else:
                     for file, array in _from_registry(name, folder).items():
@@ -129,9 +131,8 @@ def _open(name: str, folder: Path) -> Dataset:
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(f"{folder / 'labels.npy'} is {labels.dtype} {list(labels.shape)}; save one int64 label for "
                         f"each of the {len(images)} images")
-    if "files" in content:
-        folders.refuse_split(folder, content)
-    labels, given = labels.astype(np.int64), content.get("split") or (spec.split if spec else None)
+    usual = folders.split_of(content["files"]) if "files" in content else spec.split if spec else None
+    labels, given = labels.astype(np.int64), content.get("split") or usual
     if given is None:
         raise UserError(f"there is no split in {folder / description.NAME}; write one, for example {description.EXAMPLE}, or delete "
                         "images.npy to convert an image folder again")

@@ -21,6 +21,8 @@ from hybridrepair.run.flags import number
 from hybridrepair.run.table import COLUMNS, IDENTITY
 from hybridrepair.run.table import read as read_table
 from hybridrepair.selection.solutions import SOLUTIONS
+from hybridrepair.training.passes import BATCH
+from hybridrepair.training.statistics import STATISTICS_BATCH
 
 METRICS = {
     "acc_after": "T2 accuracy (%) after the last epoch",
@@ -38,9 +40,9 @@ FACETS: dict[str, Callable[[Any], str]] = {  # and how they are shown; weights a
     "p_budget": "{:g} %".format}
 CELL = [*FACETS, "solution", "settings"]  # what tells cells apart; settings are pairs of name and text
 BEFORE = "before"
-# settings of what "before" is
-MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "estimated_statistics", "precision", "no_replay", "micro_batch",
-               "builder", "code")
+# settings of what "before" is, beside the images per pass where these cut the batches of its own fine-tuning
+MAKE_BEFORE = ("retrain_lr", "retrain_weightdecay", "retrain_epoch", "estimated_statistics", "precision", "no_replay", "builder",
+               "code")
 MISSING = "–"
 BOLD = "\x02{}\x03"  # control signs that SIGNS translate
 SIGNS = {
@@ -133,7 +135,7 @@ def table_of(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """
     after = runs.assign(gain=runs["acc_after" if metric == "gain" else metric] - runs["acc_before"])
     after["value"] = after[metric]
-    makes = runs["settings"].map(lambda settings: tuple(pair for pair in settings if pair[0] in MAKE_BEFORE))
+    makes = runs["settings"].map(start_of)
     before = runs.assign(solution=BEFORE, value=runs["acc_before"], gain=0.0, settings=makes)
     points = pd.concat([before.drop_duplicates([*CELL, "value"]), after])  # once, however many runs start there
     names = names_of(sorted({*zip(points["solution"], points["settings"])}, key=order_of))
@@ -145,6 +147,12 @@ def table_of(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         gain=("gain", fmean), n=("value", "size"))
     every = rows.merge(runs[[*FACETS]].drop_duplicates().sort_values([*FACETS]), how="cross")
     return every.merge(cells, how="left", on=CELL).fillna({"n": 0}).astype({"n": int})
+
+
+def start_of(settings: tuple) -> tuple:
+    """Those of the pairs (name, text) of a run's settings that make the model which the repair starts from."""
+    largest = STATISTICS_BATCH if "estimated_statistics" in dict(settings) else BATCH
+    return tuple((name, text) for name, text in settings if name in MAKE_BEFORE or name == "micro_batch" and int(text) < largest)
 
 
 def order_of(row: tuple) -> tuple:

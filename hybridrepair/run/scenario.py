@@ -18,7 +18,7 @@ from hybridrepair.base.finiteness import blamed
 from hybridrepair.base.interim import Interim
 from hybridrepair.base.processes import led, told
 from hybridrepair.images import data
-from hybridrepair.images.arrays import UNKNOWN, chunks_of
+from hybridrepair.images.arrays import UNKNOWN, chunks_of, taken
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
 from hybridrepair.run import settings
@@ -27,6 +27,7 @@ from hybridrepair.run.replay import replayed
 from hybridrepair.selection.candidates import select_among
 from hybridrepair.selection.clustering import Regions, regions
 from hybridrepair.selection.extractor import extractor_of
+from hybridrepair.selection.features import features_by, placed
 from hybridrepair.selection.pool import REMEDY, Pool
 from hybridrepair.selection.solutions import PUBLISHED_NAMES, SOLUTIONS, Selection, nothing
 from hybridrepair.selection.uncertainty import Tau, normalised, predict, tau_estimates, unsmoothness
@@ -68,7 +69,8 @@ class Scenario:
             self.extractor = extractor_of(args.fe, args.dataset) if settings.uses_embedding(args) else None
             if args.check:
                 if self.extractor:
-                    self.extractor.network()
+                    images = torch.from_numpy(taken(self.dataset.images, self.dataset.split["pool"][:2])).to(self.device)
+                    features_by(self.extractor, placed(self.extractor, self.device), self.normalise, images)
                 self.has_model = check(args, self.dataset)
                 return
             self.weights = self._find_model()

@@ -100,15 +100,6 @@ def pretrained(name: str, network: object, folder: Path, code: bytes = b"") -> E
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
         return (pixels - mean.to(pixels.device)) / std.to(pixels.device)
 
-    network.float()  # as the images are
-    try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            features_of(network.eval()(torch.zeros(2, 3, size, size)))
-    except UserError:
-        raise
-    except Exception as error:  # a network raises anything where it cannot take its input
-        raise UserError(f"the network of {name} cannot take images of 3 x {size} x {size} (channels, height, width; "
-                        f"{reason_of(error)}); let its attribute size tell the pixels a side that it is made for") from error
     seen = f"{size} {mean.flatten().tolist()} {std.flatten().tolist()} {network}"
     tensors = [value for value in network.state_dict().values() if isinstance(value, Tensor)]
     made_of = digests.of(seen.encode(), code, digests.of_tensors(*tensors).encode())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint, digests, interruption, states
+from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.files import write_text
 from hybridrepair.base.finiteness import blamed, require_weights, sum_of
 from hybridrepair.images.augment import Normalise
@@ -79,8 +80,13 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
             keep(epoch - 1, lambda: {"done": step, "total": sum_of(total, step), "spent": time.perf_counter() - start})
 
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs, args.lr)
-        mean, n = supervised_pass(model, optimizer, normalise, images, everything, none, smoothing=0, seed=args.manualSeed,
-                                  epoch=epoch, size=args.batch_size, done=done, total=total, after=step_is_done)
+        try:
+            mean, n = supervised_pass(model, optimizer, normalise, images, everything, none, smoothing=0, seed=args.manualSeed,
+                                      epoch=epoch, size=args.batch_size, done=done, total=total, after=step_is_done)
+        except ValueError as error:  # batch norm has no variance of a single value for a channel
+            if len(images.labels) != 1:
+                raise
+            raise UserError(f"one image alone cannot be trained on ({reason_of(error)}); give more train images") from error
         loss, seconds = mean.item(), time.perf_counter() - start
         require_weights(model)
         acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)

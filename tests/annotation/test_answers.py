@@ -28,6 +28,8 @@ def test_a_row_names_its_image_by_id_and_digest(tmp_path):
 def test_in_a_table_of_label_studio_the_image_is_named_by_what_its_task_says_and_not_by_the_task(tmp_path):
     assert csv_answers(tmp_path, "annotator,digest,id,image,image_id,label,lead_time\n3,9f,17,/data/0.png,field/0.png,cat,1.5\n") == [
         (Identity("field/0.png", "9f"), "cat", "3")]
+    assert csv_answers(tmp_path, "id,image_id,label\nfield/0.png,20231,cat\nfield/1.png,,dog\n") == [
+        (Identity("field/0.png", ""), "cat", ""), (Identity("field/1.png", ""), "dog", "")]
 
 
 def test_a_selected_csv_of_before_names_it_by_file_where_there_is_one_and_else_by_index_and_says_so(tmp_path, capsys):

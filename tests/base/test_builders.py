@@ -1,5 +1,6 @@
 """Functions named as FILE.py:FUNCTION."""
 import sys
+import types
 
 import pytest
 
@@ -17,26 +18,45 @@ def test_the_function_is_returned_and_its_file_may_import_its_neighbours(tmp_pat
     assert builder(f"{tmp_path}/mine.py:build")(1) == 43
 
 
-@pytest.mark.parametrize("neighbour", ["layers_of_two.py", "layers_of_two/__init__.py"])
+@pytest.mark.parametrize("neighbour", ["layers_of_two.py", "layers_of_two/__init__.py", "layers_of_two/block.py"])
 def test_a_neighbour_that_another_module_comes_before_is_refused_and_names_both(tmp_path, monkeypatch, neighbour):
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in "ab":
         (tmp_path / name / neighbour).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name / neighbour).write_text(f"made = '{name}'\n")
-        (tmp_path / name / "net.py").write_text("def build():\n    import layers_of_two\n    return layers_of_two.made\n")
+        imported = "layers_of_two.block as layers" if "block" in neighbour else "layers_of_two as layers"
+        (tmp_path / name / "net.py").write_text(f"def build():\n    import {imported}\n    return layers.made\n")
     first = builder(f"{tmp_path}/a/net.py:build")
     with pytest.raises(UserError, match=f"{tmp_path}/b/net.py imports layers_of_two, which is {tmp_path}/b/{neighbour}, but "
                                         f"{tmp_path}/a/{neighbour} has that name too"):
         builder(f"{tmp_path}/b/net.py:build")
     assert first() == "a"
-    sys.modules.pop("layers_of_two")
+    for name in [name for name in sys.modules if name.startswith("layers_of_two")]:
+        del sys.modules[name]
+
+
+def test_two_files_may_share_a_folder_s_name_and_even_a_file_of_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name, block in (("a", "one"), ("b", "two")):
+        (tmp_path / name / "parts_of_two").mkdir(parents=True)
+        (tmp_path / name / "parts_of_two" / f"{block}.py").write_text(f"made = '{name}'\n")
+        (tmp_path / name / "net.py").write_text(f"from parts_of_two.{block} import made\ndef build():\n    return made\n")
+    (tmp_path / "a" / "other.py").write_text((tmp_path / "a" / "net.py").read_text())
+    assert [builder(f"{tmp_path}/{name}.py:build")() for name in ("a/net", "b/net", "a/other")] == ["a", "b", "a"]
 
 
 def test_a_neighbour_may_not_have_the_name_of_a_module_of_this_project(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "mymodels.py").touch()
     (tmp_path / "net.py").write_text("import mymodels\ndef build(): pass\n")
+    before = [*sys.path]
     with pytest.raises(UserError, match="mymodels.*rename the former"):
+        builder(f"{tmp_path}/net.py:build")
+    assert sys.path == before
+    (tmp_path / "made_by_hand.py").touch()
+    (tmp_path / "net.py").write_text("import made_by_hand\ndef build(): pass\n")
+    monkeypatch.setitem(sys.modules, "made_by_hand", types.ModuleType("made_by_hand"))
+    with pytest.raises(UserError, match="a module made_by_hand in memory"):
         builder(f"{tmp_path}/net.py:build")
 
 

@@ -121,19 +121,19 @@ def test_a_network_that_cannot_be_used_is_one_sentence(edits, message):
         extractor_of(fe, "signs")
 
 
-@pytest.mark.parametrize("output, message", [
-    ("torch.nn.functional.linear(x.flatten(1), torch.zeros(3, 7))", "cannot take images of 3 x 8 x 8 .*; let its attribute size"),
-    ("x.flatten(1).sum(1)", "gave \\[2\\]")])
-def test_a_network_that_cannot_take_its_own_images_is_told_before_any_is_read(output, message):
-    fe = written(output)
+@pytest.mark.parametrize("edits, message", [
+    ({"self.scale *": "torch.nn.functional.linear(x.flatten(1), torch.zeros(3, 7)) +"}, "of 3 x 8 x 8 in float32 .*shapes"),
+    ({"return Corner()": "return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(150528, 3)).bfloat16()"}, "in float32")])
+def test_a_network_that_cannot_take_the_images_is_one_sentence_and_leaves_no_file(edits, message):
     with pytest.raises(UserError, match=message):
-        extractor_of(fe, "signs")
+        extracted(written(**edits))
+    assert not list(Path().glob("**/*.npy"))
 
 
 def test_a_network_in_half_precision_or_with_a_state_of_its_own_gives_the_features_of_its_weights():
     assert extracted(written(scale=0.5, **{"return Corner()": "return Corner().bfloat16()"})).equal(extracted(written(scale=0.5)))
     assert extracted(written(**{"build():": "build():\n    global Corner\n    class Own(Corner):\n        def get_extra_state(self):\n"
-                                "            return {'a': 1}\n    return Own()"})).equal(extracted(written()))
+                                            "            return {'a': 1}\n    return Own()"})).equal(extracted(written()))
 
 
 def test_images_of_two_channels_are_refused():
@@ -142,7 +142,7 @@ def test_images_of_two_channels_are_refused():
 
 
 @pytest.mark.parametrize("output, message", [
-    ("x.flatten(1).sum(1)", "gave \\[2\\]"), ("x.long()[:, 0, 0]", "gave \\[2, 8\\]"),
+    ("x.flatten(1).sum(1)", "gave \\[4\\]"), ("x.long()[:, 0, 0]", "gave \\[4, 8\\]"),
     ("x.flatten(1) * float('nan')", "are not finite")])
 def test_output_that_holds_no_features_is_one_sentence_and_leaves_no_file(output, message):
     with pytest.raises(UserError, match=message):
