@@ -111,6 +111,7 @@ VARIANTS = {  # those that tell most first
     "propagation off": Variant(course=Alone),
     "propagated labels true": Variant(course=Truthful),
     "half of the wrong ones true": Variant(course=HalfTruthful),
+    "labels true, SSL off": Variant({"sel_u_data": False}, Truthful),
     "tau off": Variant({"exp": -1}),
     "weights off": Variant({"u_weight": False}),
     "estimated statistics": Variant({"estimated_statistics": True}),

@@ -55,6 +55,8 @@ def test_each_variant_trains_on_what_its_name_says(ablations, monkeypatch):
     published = known.numpy()
     made_true, half = (of[name][2]["known"].numpy() for name in ("propagated labels true", "half of the wrong ones true"))
     assert ((made_true != UNKNOWN) == (published != UNKNOWN)).all() and (made_true == truth)[made_true != UNKNOWN].all()
+    alone = of["labels true, SSL off"]
+    assert alone[2]["unlabelled"] is None and (alone[1].labels.numpy() == truth[published != UNKNOWN]).all()
     wrong = np.flatnonzero((published != UNKNOWN) & (published != truth))
     assert len(wrong) > 1 and np.flatnonzero(half != published).tolist() == wrong[::2].tolist() and (half == truth)[wrong[::2]].all()
     without = 100 - len(chosen.labels) - 1  # the most unsmooth image of all has weight 0
