@@ -46,15 +46,17 @@ launch() { # script; flags
     esac
 }
 
+stamp() { # the note that the requirements are installed for the Python that is there; of none, a name that nothing has
+    # shellcheck disable=SC2086  # REQUIREMENTS is a list
+    echo "$prefix/hybridrepair-$(cat $REQUIREMENTS | cksum | cut -d ' ' -f 1)-$(
+        "$prefix/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
+}
+
 install_requirements() {
     prefix=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}
     # the name changes with the list and the version of Python, so that for a new one it is installed, and an interrupted
     # installation goes on
-    # shellcheck disable=SC2086  # REQUIREMENTS is a list
-    list=$(cat $REQUIREMENTS | cksum | cut -d ' ' -f 1)
-    version=$("$prefix/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || version=none
-    stamp=$prefix/hybridrepair-$list-$version
-    [ -e "$stamp" ] && [ "$version" != none ] && return
+    [ -e "$(stamp)" ] && return
     if [ "$prefix" = .venv ]; then
         for base in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
             "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break
@@ -68,8 +70,7 @@ install_requirements() {
     # shellcheck disable=SC2046,SC2086  # REQUIREMENTS is a list
     "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' $REQUIREMENTS) ||
         fail "$REQUIREMENTS could not be installed into $prefix; see pip's message above, or give PYTHON=/path/of/a/python that has it"
-    version=$("$prefix/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    touch "$prefix/hybridrepair-$list-$version" 2>/dev/null || :  # an environment of others', which has it: the next call looks again
+    touch "$(stamp)" 2>/dev/null || :  # an environment of others', which has it: the next call looks again
 }
 
 if [ -z "${PYTHON:-}" ]; then

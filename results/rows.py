@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hybridrepair.base.errors import UserError, run
 from hybridrepair.base.locks import locked
-from hybridrepair.run.table import Row, merged, read, write
+from hybridrepair.run.table import merged, read, write
 
 
 def parse_args(argv: list[str] | None = None):
@@ -22,22 +22,15 @@ def parse_args(argv: list[str] | None = None):
     return parser.parse_args(argv)
 
 
-def rows_of(path: Path) -> list[Row]:
-    """The rows of a table, none where it does not exist. UserError where it is damaged."""
-    found = read(path)
-    if found.fault:
-        raise UserError(f"{path} {found.fault}; correct it, or move it away")
-    return found.rows
-
-
 def main(args) -> None:
     for path in args.results:
         if not path.is_file():
             raise UserError(f"there is no {path}; give the results.csv of runs")
-    new = [row | ({args.column: path.parent.name} if args.column else {}) for path in args.results for row in rows_of(path)]
+    new = [row | ({args.column: path.parent.name} if args.column else {}) for path in args.results
+           for row in read(path).all_of(path)]
     args.table.parent.mkdir(parents=True, exist_ok=True)
     with locked(args.table):
-        write(args.table, merged(rows_of(args.table), new))
+        write(args.table, merged(read(args.table).all_of(args.table), new))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,12 @@ class Rows(NamedTuple):
     ours: bool  # whether the file is as `write_rows` makes it
     fault: str  # why they may not be all that the file holds, or not exactly, to stand after its name; "" where they are
 
+    def all_of(self, path: Path) -> list[dict[str, str]]:
+        """The rows of the file `path`. UserError where they may not be all."""
+        if self.fault:
+            raise UserError(f"{path} {self.fault}; correct it, or move it away")
+        return self.rows
+
 
 def rows_in(content: bytes) -> Rows:
     """The rows of a CSV file with these bytes, in whatever encoding and with whatever separator a spreadsheet saved it."""
@@ -43,10 +49,7 @@ def rows_in(content: bytes) -> Rows:
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, none where it does not exist. UserError where they may not be all that it holds."""
-    found = rows_in(path.read_bytes() if path.exists() else b"")
-    if found.fault:
-        raise UserError(f"{path} {found.fault}; correct it, or move it away")
-    return found.rows
+    return rows_in(path.read_bytes() if path.exists() else b"").all_of(path)
 
 
 def text_in(content: bytes) -> tuple[str, str]:

@@ -87,9 +87,6 @@ def _convert(name: str, folder: Path, size: int | None, skip_bad: bool) -> None:
     """Make the arrays of a dataset in its folder, where they are missing or outdated."""
     path = folder / "images.npy"
     found, others = folders.scan(folder)
-    content = description.read(folder)
-    if found and ("files" in content or not path.exists()):  # else they lie beside arrays of the user's
-        folders.refuse_split(folder, content)
     if _outdated(folder, found, size):
         with locks.locked(path, making=str(path)):
             if _outdated(folder, found, size):  # else made while this one waited
@@ -105,10 +102,14 @@ def _convert(name: str, folder: Path, size: int | None, skip_bad: bool) -> None:
 
 
 def _outdated(folder: Path, found: dict[str, folders.Stamp], size: int | None) -> bool:
-    """Whether the arrays in `folder` are missing, or made of other images than those found there or in another size."""
-    content = description.read(folder)
-    return not (folder / "images.npy").exists() or bool(found) and folders.changed(folder, content, found,
-                                                                                   size or content.get("size", SIZE))
+    """Whether the arrays in `folder` are missing, or made of other images than those found there or in another size.
+
+    UserError where dataset.json gives these other parts than the folders are.
+    """
+    content, missing = description.read(folder), not (folder / "images.npy").exists()
+    if found and ("files" in content or missing):  # else they lie beside arrays of the user's
+        folders.refuse_split(folder, content)
+    return missing or bool(found) and folders.changed(folder, content, found, size or content.get("size", SIZE))
 
 
 def require(dataset: Dataset, *parts: str) -> None:
@@ -131,8 +132,8 @@ def _open(name: str, folder: Path) -> Dataset:
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(f"{folder / 'labels.npy'} is {labels.dtype} {list(labels.shape)}; save one int64 label for "
                         f"each of the {len(images)} images")
-    usual = folders.split_of(content["files"]) if "files" in content else spec.split if spec else None
-    labels, given = labels.astype(np.int64), content.get("split") or usual
+    labels = labels.astype(np.int64)
+    given = content.get("split") or (folders.split_of(content["files"]) if "files" in content else spec.split if spec else None)
     if given is None:
         raise UserError(f"there is no split in {folder / description.NAME}; write one, for example {description.EXAMPLE}, or delete "
                         "images.npy to convert an image folder again")

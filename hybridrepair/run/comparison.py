@@ -73,8 +73,8 @@ def read_runs(paths: list[Path]) -> pd.DataFrame:
                         "runs by --rebuild")
     runs = pd.DataFrame(list(found.values())).astype(dict.fromkeys(RESULTS, float))
     model = ["dataset", "model", "model_number"]
-    runs["no_replay"] = runs["settings"].map(lambda settings: dict(settings).get("no_replay", ""))  # which the digest of data follows
-    for name, of in (("weights", model), ("data", [*model, "no_replay"])):
+    replay = runs["settings"].map(lambda settings: dict(settings).get("no_replay", ""))  # which the digest of data follows
+    for name, of in (("weights", model), ("data", [*model, replay])):
         runs[name] = runs[name].where(runs.groupby(of)[name].transform("nunique") > 1, "")
     # annotators answer for each seed in a file of its own, which makes no other row unless a seed has several
     by_files = {"labels": "file", "labelled": "file"}

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hybridrepair.base import checkpoint, digests, interruption, states
-from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.files import write_text
 from hybridrepair.base.finiteness import blamed, require_weights, sum_of
 from hybridrepair.images.augment import Normalise
 from hybridrepair.selection.uncertainty import predict
 from hybridrepair.training.finetune import MOMENTUM, trainable
-from hybridrepair.training.passes import Labelled, accuracy, supervised_pass
+from hybridrepair.training.passes import Labelled, accuracy, enough, supervised_pass
 
 STEPS = (1 / 2, 3 / 4)  # of all epochs, after which the learning rate falls tenfold (100 and 150 of 200)
 WEIGHT_DECAY = 5e-4
@@ -80,13 +79,9 @@ def train(model: nn.Module, normalise: Normalise, images: Labelled, val: Labelle
             keep(epoch - 1, lambda: {"done": step, "total": sum_of(total, step), "spent": time.perf_counter() - start})
 
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, args.n_epochs, args.lr)
-        try:
+        with enough(len(images.labels), "give more train images"):
             mean, n = supervised_pass(model, optimizer, normalise, images, everything, none, smoothing=0, seed=args.manualSeed,
                                       epoch=epoch, size=args.batch_size, done=done, total=total, after=step_is_done)
-        except ValueError as error:  # batch norm has no variance of a single value for a channel
-            if len(images.labels) != 1:
-                raise
-            raise UserError(f"one image alone cannot be trained on ({reason_of(error)}); give more train images") from error
         loss, seconds = mean.item(), time.perf_counter() - start
         require_weights(model)
         acc = accuracy(predict(model, normalise, val.images, 256)[0], val.labels)

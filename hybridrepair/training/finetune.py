@@ -11,13 +11,23 @@ from torch import Tensor, nn
 
 from hybridrepair.base import interruption
 from hybridrepair.base.device import seeded
-from hybridrepair.base.errors import UserError, reason_of
+from hybridrepair.base.errors import UserError
 from hybridrepair.base.finiteness import blamed, placed, require_weights, sum_of
 from hybridrepair.base.states import Kept
 from hybridrepair.images.augment import Normalise
 from hybridrepair.images.randomness import key
 from hybridrepair.training.distillation import PEAK, distillation_pass
-from hybridrepair.training.passes import SMOOTHING, After, Labelled, Unlabelled, micro_batch_of, replay_of, ssl_pass, supervised_pass
+from hybridrepair.training.passes import (
+    SMOOTHING,
+    After,
+    Labelled,
+    Unlabelled,
+    enough,
+    micro_batch_of,
+    replay_of,
+    ssl_pass,
+    supervised_pass,
+)
 from hybridrepair.training.statistics import STATISTICS_BATCH, estimate_statistics, statistics_images
 
 MOMENTUM = 0.9
@@ -109,16 +119,12 @@ def finetune(model: nn.Module, normalise: Normalise, train: Labelled, recipe: Re
             if replay is None:
                 with placed("", untrained=epoch == 1):
                     replay = replay_of(model, normalise, train, recipe.batch_size)
-            try:
+            more = ("have more annotated by --p_budget, or replay train images" if len(chosen.labels)
+                    else "give more train images, or leave them out by --no_replay")
+            with enough(len(replay) + len(chosen.labels), more):
                 loss, record["images"] = supervised_pass(model, optimizer, normalise, train, replay, chosen, recipe.smoothing,
                                                          recipe.seed, epoch, whole=True, micro_batch=micro_batch, done=step,
                                                          total=total, after=after(True))
-            except ValueError as error:  # batch norm has no variance of a single value for a channel
-                if len(replay) + len(chosen.labels) != 1:
-                    raise
-                remedy = ("have more annotated by --p_budget, or replay train images" if len(chosen.labels)
-                          else "give more train images, or leave them out by --no_replay")
-                raise UserError(f"one labelled image alone cannot be trained on ({reason_of(error)}); {remedy}") from error
             record["loss"], step, total = loss.item(), 0, 0.0
         if unlabelled is not None and unlabelled.weights.sum() > 0:
             assert pool is not None and known is not None

@@ -2,7 +2,8 @@
 
 Sources: HybridRepair (Li, Chen, Xu, ISSTA 2022); Berthelot et al., "MixMatch", NeurIPS 2019; Zhang et al., "mixup", ICLR 2018.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridrepair.base.device import images_at_once, seeded
+from hybridrepair.base.errors import UserError, reason_of
 from hybridrepair.base.finiteness import descend, look, placed
 from hybridrepair.base.processes import apart
 from hybridrepair.base.progress import progress
@@ -29,6 +31,17 @@ TEMPERATURE = 0.5
 MIXUP_ALPHA = 0.75
 ALL = slice(None)
 After = Callable[[int, Tensor], None]  # what is told after each step how many are done, and the sum of their losses
+
+
+@contextmanager
+def enough(n: int, remedy: str) -> Iterator[None]:
+    """A block that trains on n labelled images: UserError with the remedy where that is one, and the network cannot do with it."""
+    try:
+        yield
+    except ValueError as error:  # batch norm has no variance of a single value for a channel
+        if n != 1:
+            raise
+        raise UserError(f"one labelled image alone cannot be trained on ({reason_of(error)}); {remedy}") from error
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridrepair.base.errors import UserError
 from hybridrepair.images.arrays import UNKNOWN
 from hybridrepair.training import passes
 from hybridrepair.training.finetune import Recipe, finetune
@@ -17,6 +18,7 @@ from hybridrepair.training.passes import (
     Unlabelled,
     accuracy,
     batches,
+    enough,
     guess,
     mix,
     replay_of,
@@ -376,3 +378,14 @@ def test_baselines_take_each_remaining_image_once_before_any_again(steps, n_trai
     assert len(steps) == expected and set(numbers.tolist()) <= set(weights.nonzero()[0].tolist())
     count = numbers.bincount(minlength=n_pool)[torch.from_numpy(weights > 0)]
     assert count.max() - count.min() <= 1 and not numbers.equal(numbers.sort().values)
+
+
+def test_one_image_that_batch_norm_can_do_nothing_with_is_one_sentence_and_other_errors_stay_what_they_are():
+    layer = nn.BatchNorm1d(3)
+    with pytest.raises(UserError, match="one labelled image alone cannot be trained on \\(ValueError: .*; give more$"):
+        with enough(1, "give more"):
+            layer(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="^other$"), enough(2, "give more"):
+        raise ValueError("other")
+    with enough(1, "give more"):
+        layer(torch.zeros(2, 3))
